@@ -1,0 +1,1 @@
+"""Durable actors: the engine that keeps a batch of tasks alive across every crash."""

@@ -1,0 +1,253 @@
+"""The parts of the engine put together from the settings; each process of the service builds the ones it needs."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from actors import telemetry, wire
+from actors.channels.final_callback import FinalCallback
+from actors.clock import Clock
+from actors.directory import Directory, Ensure
+from actors.errors import ArkeError, Conflict, NotFound
+from actors.fleet import Fleet
+from actors.host import Host, task_environment
+from actors.intake import Intake
+from actors.machines.base import Provider
+from actors.maintenance import admit, expire, sweep, wake
+from actors.maintenance.base import Report
+from actors.perform import Performer
+from actors.rules.effects import Policy
+from actors.rules.model import Job
+from actors.rules.states import JobState, TaskStatus
+from actors.settings import Settings
+from actors.signing import load_or_make_secret, machine_token
+from actors.store import Store
+from worker import objects as worker_objects
+from worker.contract import Environment
+
+HEALTH_TIMEOUT_S = 3.0
+
+
+def policy(settings: Settings) -> Policy:
+    """The numbers of the rules."""
+    return Policy(
+        max_attempts=settings.max_retry_attempts,
+        task_timeout_ms=settings.task_timeout_tiff_conversion,
+        boot_timeout_ms=settings.boot_timeout_ms,
+        task_max_ms=settings.task_max_ms_tiff,
+        alarm_delay_ms=settings.alarm_delay_tiff_conversion,
+        backoff_cap_ms=settings.alarm_delay_error_retry,
+        spawn_give_up_ms=settings.spawn_give_up_s * 1000,
+        batch_size=settings.batch_size_tiff_conversion,
+        delivery_give_up_ms=settings.delivery_give_up_s * 1000,
+        delivers=settings.worker_url is not None,
+    )
+
+
+def secrets(settings: Settings) -> tuple[str, ...]:
+    """The accepted callback secrets, the one that signs first."""
+    current = settings.callback_secret or load_or_make_secret(settings.callback_secret_file)
+    return (current, settings.callback_secret_former) if settings.callback_secret_former else (current,)
+
+
+def store(settings: Settings) -> Store:
+    """The store as every process but its owner sees it: commits over the socket, reads from the file."""
+    return Store(wire.Client(wire.socket_path(settings.run_dir, "store")), settings.store)
+
+
+def object_environment(settings: Settings) -> Environment:
+    """Where a worker finds the objects."""
+    if not settings.uses_s3:
+        return {"OBJECTS_DIR": str(settings.objects_dir), "R2_BUCKET": settings.r2_bucket}
+    given = {
+        "R2_ACCOUNT_ID": settings.r2_account_id,
+        "R2_ENDPOINT_URL": settings.r2_endpoint_url,
+        "R2_ACCESS_KEY_ID": settings.r2_access_key_id,
+        "R2_SECRET_ACCESS_KEY": settings.r2_secret_access_key,
+        "R2_BUCKET": settings.r2_bucket,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
+    """One process's way to all actors."""
+    return Directory(
+        store=opened,
+        run_dir=settings.run_dir,
+        ensure=ensure,
+        max_active=settings.max_active_batches,
+        small_tasks=settings.small_batch_tasks,
+        hosts=settings.shared_hosts,
+    )
+
+
+def intake(settings: Settings, opened: Store) -> Intake:
+    """What takes batches in."""
+    return Intake(
+        store=opened,
+        objects=worker_objects.from_environment(object_environment(settings)),
+        max_files=settings.max_files_per_batch,
+        timeout_ms=settings.intake_timeout_s * 1000,
+        default_phases=("TIFF_CONVERSION",),
+    )
+
+
+def host(
+    settings: Settings, opened: Store, way: Directory, clock: Clock, on_idle: Callable[[], None] | None = None
+) -> Host:
+    """What runs the loops of jobs in one process."""
+    channel = FinalCallback(settings.worker_url, opened) if settings.worker_url else None
+    taking_in = intake(settings, opened)
+
+    async def read_prefix(job: Job) -> None:
+        queued = await taking_in.read_prefix(job, clock.now())
+        if queued.state is JobState.QUEUED:
+            await way.admit(queued, clock.now())
+
+    return Host(
+        store=opened,
+        perform=Performer(store=opened, call_fleet=way.fleet, channel=channel),
+        policy=policy(settings),
+        clock=clock,
+        rng=random.Random(),
+        callback_base=settings.orchestrator_url,
+        secret=secrets(settings)[0],
+        hibernate_after_ms=settings.hibernate_after_s * 1000,
+        continue_intake=lambda job: asyncio.ensure_future(read_prefix(job)),
+        on_idle=on_idle,
+    )
+
+
+def fleet(settings: Settings, opened: Store, way: Directory, clock: Clock, provider: Provider) -> Fleet:
+    """What owns the machines."""
+    secret = secrets(settings)[0]
+    common = object_environment(settings) | {
+        "CLAIM_URL": f"{settings.orchestrator_url}/machines/claim",
+        "WORKER_CONCURRENCY": str(settings.worker_concurrency),
+    }
+    return Fleet(
+        opened,
+        provider,
+        call_host=way.call,
+        base_env=lambda machine: common | {"MACHINE_NAME": machine, "MACHINE_TOKEN": machine_token(secret, machine)},
+        now=clock.now,
+        max_machines=settings.max_machines,
+        concurrency=settings.worker_concurrency,
+    )
+
+
+class Duty:
+    """One duty of maintenance and its interval in seconds."""
+
+    def __init__(self, name: str, every_s: float, run_once: Callable[[], Awaitable[Report]]):
+        self.name, self.every_s, self.run_once = name, every_s, run_once
+
+
+def duties(settings: Settings, opened: Store, way: Directory, clock: Clock) -> list[Duty]:
+    """All duties of the service."""
+
+    async def activate(job_id: str) -> None:
+        await way.call(job_id, {"op": "activate"})
+
+    async def wake_intake(job: Job) -> None:
+        await activate(job.id)  # goes on with a prefix; its alarm fails a list that nobody continues
+
+    async def admitting() -> Report:
+        return await admit.run_once(
+            opened,
+            activate,
+            wake_intake,
+            now=clock.now(),
+            max_active=settings.max_active_batches,
+            small_tasks=settings.small_batch_tasks,
+            shared_hosts=settings.shared_hosts,
+        )
+
+    return [
+        Duty("wake", 1.0, lambda: wake.run_once(opened, activate, now=clock.now())),
+        Duty("admit", 1.0, admitting),
+        Duty(
+            "expire", 60.0, lambda: expire.run_once(opened, now=clock.now(), retention_days=settings.retention_days)
+        ),
+        Duty("sweep", 30.0, lambda: sweep.run_once(way.fleet, settings.data_dir / "logs", now=clock.now())),
+    ]
+
+
+async def rounds(duty: Duty) -> None:
+    """Run a duty for ever. A round that fails is logged; the next one comes all the same."""
+    while True:
+        try:
+            report = await duty.run_once()
+            if report.done or report.failed:
+                telemetry.event(f"duty.{duty.name}", done=report.done, failed=report.failed)
+            again_at_once = report.more and not report.failed
+        except (ArkeError, OSError) as error:
+            telemetry.warning(f"duty.{duty.name}_failed", why=type(error).__name__)
+            again_at_once = False
+        if not again_at_once:
+            await asyncio.sleep(duty.every_s)
+
+
+class Engine:
+    """The engine as the front sees it (`orchestrator.routing.Engine`)."""
+
+    def __init__(self, settings: Settings, ensure: Ensure):
+        self.settings = settings
+        self.secrets = secrets(settings)
+        self.store = store(settings)
+        self._clock = Clock()
+        self._directory = directory(settings, self.store, ensure)
+        self._intake = intake(settings, self.store)
+        self._objects = worker_objects.from_environment(object_environment(settings))
+
+    async def call(self, job_id: str, request: dict[str, Any]) -> Any:
+        """Have the owner of the job handle `request`; a new run is given a place at once."""
+        reply = await self._directory.call(job_id, request)
+        if request["op"] == "retry":
+            job = await self.store.job(job_id)
+            if job is not None and job.state is JobState.QUEUED:
+                await self._directory.admit(job, self._clock.now())
+        return reply
+
+    async def fleet(self, request: dict[str, Any]) -> Any:
+        """Have the fleet handle `request`."""
+        return await self._directory.fleet(request)
+
+    async def create(self, body: dict[str, Any] | bytes, owner: str | None) -> tuple[Job, bool]:
+        """Take a batch in, give it a place if one is free, and begin to read a prefix."""
+        job, began = await self._intake.create(body, self._clock.now(), owner)
+        if job.state is JobState.QUEUED:
+            await self._directory.admit(job, self._clock.now())
+        elif job.state is JobState.RECEIVING and "r2_prefix" in job.message:
+            await self._directory.call(job.id, {"op": "activate"})
+        return job, began
+
+    async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
+        """The environment of a task for running a worker by hand, signed for its open attempt."""
+        job = await self.store.job(job_id)
+        rows = await self.store.tasks(job_id, [task_id])
+        if job is None or not rows:
+            raise NotFound("No task has this id.")
+        if rows[0].status is not TaskStatus.PROCESSING:
+            raise Conflict(f"The task is {rows[0].status}: only a task that was taken has an attempt to report on.")
+        return task_environment(self.settings.orchestrator_url, self.secrets[0], job, rows[0]) | object_environment(
+            self.settings
+        )
+
+    async def health(self) -> dict[str, str]:
+        """`ok`, or one sentence, for the store and the objects."""
+        return {
+            "store": await _checked(self.store.ping(), "The store does not answer; it is being started again."),
+            "objects": await _checked(
+                asyncio.to_thread(self._objects.list, "", None, 1), "The object store does not answer."
+            ),
+        }
+
+
+async def _checked(check: Any, sentence: str) -> str:
+    try:
+        await asyncio.wait_for(check, HEALTH_TIMEOUT_S)
+    except Exception:  # health tells, whatever is wrong
+        return sentence
+    return "ok"

@@ -1,0 +1,1 @@
+"""Channels through which the end of a job is told, one file each."""

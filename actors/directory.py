@@ -1,0 +1,157 @@
+"""Where a job lives, and how to reach it: find, activate, call; what to do when an actor dies under a call.
+
+The hot way is a unix socket per actor; Ray is asked only to create an actor or to find it after a
+death. A process that dies under a call is not the caller's problem: the call is repeated for 10 s.
+"""
+
+import asyncio
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from actors import wire
+from actors.errors import ArkeError, NotFound, Unavailable
+from actors.rules.model import Job
+from actors.rules.states import TERMINAL_JOBS
+from actors.store import Store
+
+PATIENCE_S: Final = 10.0
+FIRST_PAUSE_S: Final = 0.02
+LONGEST_PAUSE_S: Final = 0.5
+PLACEMENTS: Final = 20_000
+"""Placements remembered by one process; they change only with a new run."""
+
+Ensure = Callable[[str], Awaitable[None]]
+"""Make sure that the actor of this name runs; returns when it listens. Raises Unavailable."""
+
+
+def shared_host(job_id: str, hosts: int) -> str:
+    """The standing actor of a job that has none of its own."""
+    return f"batches:{zlib.crc32(job_id.encode()) % hosts}"
+
+
+class Directory:
+    """One process's way to all actors."""
+
+    def __init__(self, *, store: Store, run_dir: Any, ensure: Ensure, max_active: int, small_tasks: int, hosts: int):
+        self._store, self._run_dir, self._ensure = store, run_dir, ensure
+        self._max_active, self._small_tasks, self._hosts = max_active, small_tasks, hosts
+        self._clients: dict[str, wire.Client] = {}
+        self._placements: dict[str, str] = {}
+        self._ensuring: dict[str, asyncio.Task[None]] = {}
+
+    async def call(self, job_id: str, request: dict[str, Any]) -> Any:
+        """Have the owner of the job handle `request`; answered after its commit.
+
+        Raises:
+            NotFound: no such job.
+            Unavailable: no owner answered within 10 s.
+        """
+        return await self._call_until(lambda: self._place(job_id), request | {"job": job_id}, forget=job_id)
+
+    async def fleet(self, request: dict[str, Any]) -> Any:
+        """Have the fleet handle `request`. A claim may wait for long: it gets a connection of its own."""
+        if request.get("op") == "claim":
+            return await self._call_until(_always("fleet"), request, own_connection=True)
+        return await self._call_until(_always("fleet"), request)
+
+    async def activate(self, job: Job) -> None:
+        """Wake the job's actor: its alarm is overdue, or it was admitted."""
+        await self.call(job.id, {"op": "activate"})
+
+    async def admit(self, job: Job, now: int) -> bool:
+        """Give a queued job its place, if there is one free, and wake it."""
+        placement = await self._store.admit(
+            job.id, max_active=self._max_active, small_tasks=self._small_tasks, shared_hosts=self._hosts, now=now
+        )
+        if placement is None:
+            return False
+        self._remember(job.id, placement)
+        await self.call(job.id, {"op": "activate"})
+        return True
+
+    async def ensure(self, actor: str) -> None:
+        """Make sure that an actor runs, once however many ask at the same time."""
+        running = self._ensuring.get(actor)
+        if running is None:
+            running = asyncio.get_running_loop().create_task(_once(self._ensure, actor))
+            self._ensuring[actor] = running
+            running.add_done_callback(lambda _: self._ensuring.pop(actor, None))
+        await asyncio.shield(running)
+
+    async def _place(self, job_id: str) -> str:
+        known = self._placements.get(job_id)
+        if known is not None:
+            return known
+        job = await self._store.job(job_id)
+        if job is None:
+            raise NotFound(f"No batch has the id {job_id}.")
+        if job.placement is None or job.state in TERMINAL_JOBS:
+            # Waiting, or over: what little there is to do for it needs no actor of its own.
+            return shared_host(job_id, self._hosts)
+        self._remember(job_id, job.placement)
+        return job.placement
+
+    def _remember(self, job_id: str, placement: str) -> None:
+        if len(self._placements) >= PLACEMENTS:
+            self._placements.clear()
+        self._placements[job_id] = placement
+
+    async def _call_until(
+        self,
+        where: Callable[[], Awaitable[str]],
+        request: dict[str, Any],
+        *,
+        forget: str | None = None,
+        own_connection: bool = False,
+    ) -> Any:
+        deadline, pause = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+        while True:
+            try:
+                actor = await where()
+                try:
+                    return await self._send(actor, request, own_connection)
+                except ConnectionError:
+                    self._placements.pop(forget or "", None)
+                    if await where() == actor:  # it still lives there: it died, or sleeps
+                        await self.ensure(actor)
+                    raise
+            except (ConnectionError, Unavailable) as error:
+                self._placements.pop(forget or "", None)
+                if time.monotonic() + pause > deadline:
+                    raise Unavailable(retry_after_s=1) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    async def _send(self, actor: str, request: dict[str, Any], own_connection: bool) -> Any:
+        if own_connection:
+            client = wire.Client(wire.socket_path(self._run_dir, actor))
+            try:
+                return await client.call(request)
+            finally:
+                await client.close()
+        known = self._clients.get(actor)
+        if known is None:
+            known = self._clients[actor] = wire.Client(wire.socket_path(self._run_dir, actor))
+        try:
+            return await known.call(request)
+        except ConnectionError:
+            self._clients.pop(actor, None)
+            raise
+
+
+def _always(actor: str) -> Callable[[], Awaitable[str]]:
+    async def where() -> str:
+        return actor
+
+    return where
+
+
+async def _once(ensure: Ensure, actor: str) -> None:
+    try:
+        await ensure(actor)
+    except ArkeError:
+        raise
+    except Exception as error:  # whatever Ray says of an actor that is dying or starting: ask again
+        raise Unavailable(retry_after_s=1) from error

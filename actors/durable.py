@@ -1,0 +1,245 @@
+"""The loop of one durable job: collect, decide, commit, answer, act. asyncio, no ray.
+
+One group of inputs at a time. Memory changes only after COMMIT, answers leave only after COMMIT
+(invariant 1), effects are begun only after COMMIT (invariant 3). Another activation of the same job
+takes the next epoch; this one then learns it from its next commit, performs nothing and ends
+(invariant 2).
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+from actors import telemetry
+from actors.errors import Fenced, Unavailable
+from actors.rules.batch import decide
+from actors.rules.effects import Answer, Decision, Effect, Policy, State
+from actors.rules.events import AlarmFired, CalledBack, Event, Loaded
+from actors.rules.model import Job, Task
+from actors.rules.states import TERMINAL_JOBS
+from actors.rules.task import replace
+from actors.store import Commit, Store
+
+PAGE: Final = 256
+"""Pending tasks kept in memory: more than the largest group of `take`s between two turns."""
+GROUP: Final = 512
+"""Inputs of one turn at most: bounds the time to the first answer."""
+EPOCH_TRUST_S: Final = 10.0
+"""How long after a commit its epoch is believed. An actor that was suspended for longer asks before it acts."""
+STORE_RETRY_S: Final = 0.2
+
+T = TypeVar("T")
+Perform = Callable[[Job, Effect], Awaitable[Event | None]]
+
+
+class TimeSource(Protocol):
+    """Where the engine reads the time: milliseconds since 1970 UTC."""
+
+    def now(self) -> int: ...
+
+
+class Input:
+    """One event and the caller that waits for its answer."""
+
+    __slots__ = ("answer", "event")
+
+    def __init__(self, event: Event, answer: "asyncio.Future[Answer]"):
+        self.event = event
+        self.answer = answer
+
+
+class Durable:
+    """One activation of one job."""
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        store: Store,
+        perform: Perform,
+        policy: Policy,
+        clock: TimeSource,
+        rng: random.Random,
+        hibernate_after_ms: int = 60_000,
+    ):
+        self.job_id = job_id
+        self._store, self._perform, self._policy, self._clock, self._rng = store, perform, policy, clock, rng
+        self._hibernate_after_ms = hibernate_after_ms
+        self._inputs: list[Input] = []
+        self._arrived = asyncio.Event()
+        self._acting: set[asyncio.Task[None]] = set()
+        self._valid_at = 0.0
+        self.state: State | None = None
+        self.closed = False
+
+    async def activate(self) -> None:
+        """Take the job over: the next epoch, its row, and the tasks in flight.
+
+        Tasks that look overdue get one full time-out before anything is destroyed: the clock may have jumped.
+        """
+        job, flying = await self._store.activate(self.job_id)
+        grace = self._clock.now() + self._policy.task_timeout_ms
+        in_flight = {t.task_id: replace(t, deadline_at=max(t.deadline_at or 0, grace)) for t in flying}
+        self.state = State(job=job, in_flight=in_flight)
+        self._trust_epoch()
+
+    def submit(self, event: Event) -> "asyncio.Future[Answer]":
+        """Hand in what happened. The future ends after the commit (invariant 1).
+
+        Raises (by the future): Unavailable when this activation ended before; the caller asks again.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if self.closed:
+            answer.set_exception(Unavailable(retry_after_s=1))
+        else:
+            self._inputs.append(Input(event, answer))
+            self._arrived.set()
+        return answer
+
+    async def run(self) -> None:
+        """Turn after turn until there is nothing to do for a while (hibernation) or another activation took over."""
+        try:
+            while not self._may_hibernate():
+                group = await self._collect()
+                await self.turn(group)
+        except Fenced:
+            telemetry.warning("job.fenced", batch=self.job_id, epoch=self._state.job.epoch)
+        finally:
+            self.closed = True
+            for task in self._acting:
+                task.cancel()
+            self._refuse(self._inputs)
+
+    async def turn(self, group: Sequence[Input]) -> None:
+        """Decide, commit, answer, act. Turns never overlap; what arrives meanwhile is the next group.
+
+        Raises Fenced if another activation has taken over: nothing was written, nothing may be done.
+        """
+        try:
+            events = [one.event for one in group]
+            loaded = await self._load(events)
+            state = await self._refill(self._state)
+            decision = decide(state, [loaded, *events], self._policy, self._clock.now(), self._rng)
+            if decision.changed:
+                await self._commit(decision)
+        except BaseException:
+            self._refuse(group)
+            raise
+        self.state = decision.state
+        for one, answer in zip(group, decision.answers[1:], strict=True):
+            if not one.answer.done():
+                one.answer.set_result(answer)
+        for effect in decision.effects:
+            self._act(effect)
+
+    @property
+    def _state(self) -> State:
+        if self.state is None:
+            raise RuntimeError(f"job {self.job_id} is not activated")
+        return self.state
+
+    async def _collect(self) -> list[Input]:
+        """What has arrived since the last turn; an alarm when its time has come."""
+        alarm_at = self._state.job.alarm_at
+        if not self._inputs:
+            await self._wait(alarm_at)
+        group, self._inputs = self._inputs[:GROUP], self._inputs[GROUP:]
+        if not self._inputs:
+            self._arrived.clear()
+        if alarm_at is not None and alarm_at <= self._clock.now():
+            group.append(Input(AlarmFired(), asyncio.get_running_loop().create_future()))
+        return group
+
+    async def _wait(self, alarm_at: int | None) -> None:
+        if alarm_at is None:
+            await self._arrived.wait()
+            return
+        try:
+            async with asyncio.timeout(max(0.0, (alarm_at - self._clock.now()) / 1000)):
+                await self._arrived.wait()
+        except TimeoutError:
+            return
+
+    async def _load(self, events: Sequence[Event]) -> Loaded:
+        """Rows of tasks that are called back but not in memory: late, duplicate, or of an attempt given up."""
+        state = self._state
+        ready = {task.task_id for task in state.ready}
+        missing = [
+            event.task_id
+            for event in events
+            if isinstance(event, CalledBack) and event.task_id not in state.in_flight and event.task_id not in ready
+        ]
+        rows: list[Task] = await self._patiently(lambda: self._store.tasks(self.job_id, missing)) if missing else []
+        phase = state.job.phase
+        return Loaded(tasks=tuple(row for row in rows if row.phase == phase))
+
+    async def _refill(self, state: State) -> State:
+        """Read the next page of pending tasks, if there may be one."""
+        job, now = state.job, self._clock.now()
+        waiting_for_backoff = state.next_due is not None and state.next_due > now
+        if state.ready or job.tasks_pending <= 0 or waiting_for_backoff or job.state in TERMINAL_JOBS:
+            return state
+        page, next_due = await self._patiently(lambda: self._store.pending(job.id, job.phase, job.run, now, PAGE))
+        return replace(state, ready=tuple(page), next_due=next_due)
+
+    async def _commit(self, decision: Decision) -> None:
+        commit = Commit(
+            job=decision.state.job,
+            tasks=list(decision.tasks),
+            fail_pending=decision.fail_pending,
+            rerun=decision.rerun,
+            now=self._clock.now(),
+        )
+        await self._patiently(lambda: self._store.commit(commit))
+        self._trust_epoch()
+
+    async def _patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Repeat while the store is away. A commit carries its sequence number: sent twice it counts once."""
+        while True:
+            try:
+                return await operation()
+            except (ConnectionError, Unavailable) as error:
+                telemetry.warning("job.store_away", batch=self.job_id, why=type(error).__name__)
+                await asyncio.sleep(STORE_RETRY_S)
+
+    def _act(self, effect: Effect) -> None:
+        task = asyncio.get_running_loop().create_task(self._perform_one(self._state.job, effect))
+        self._acting.add(task)
+        task.add_done_callback(self._acted)
+
+    def _acted(self, task: "asyncio.Task[None]") -> None:
+        self._acting.discard(task)
+        self._arrived.set()  # hibernation may have waited for it
+
+    async def _perform_one(self, job: Job, effect: Effect) -> None:
+        """Perform one effect; its result is the next event. A failed effect is repeated by the next alarm."""
+        if asyncio.get_running_loop().time() - self._valid_at > EPOCH_TRUST_S:
+            row = await self._patiently(lambda: self._store.job(self.job_id))
+            if row is None or row.epoch != job.epoch:
+                return
+            self._trust_epoch()
+        try:
+            result = await self._perform(job, effect)
+        except Exception:  # the loop must outlive a broken effect; the alarm asks for it again
+            telemetry.fault("job.effect_failed", batch=self.job_id, effect=type(effect).__name__)
+            return
+        if result is not None:
+            await self.submit(result)
+
+    def _may_hibernate(self) -> bool:
+        """Nothing in flight, nothing arriving, nothing being done, nothing due soon."""
+        state = self._state
+        if self._inputs or self._acting or state.in_flight:
+            return False
+        alarm_at = state.job.alarm_at
+        return alarm_at is None or alarm_at - self._clock.now() > self._hibernate_after_ms
+
+    def _trust_epoch(self) -> None:
+        self._valid_at = asyncio.get_running_loop().time()
+
+    def _refuse(self, group: Sequence[Input]) -> None:
+        for one in group:
+            if not one.answer.done():
+                one.answer.set_exception(Unavailable(retry_after_s=1))
+                one.answer.exception()  # an alarm's future has no reader: do not warn about it

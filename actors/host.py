@@ -1,0 +1,181 @@
+"""A host runs the loops of one or many jobs in one process: requests become events, answers become replies."""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from actors import telemetry
+from actors.durable import Durable, Perform, TimeSource
+from actors.errors import BY_CODE, Conflict, InvalidInput, NotFound
+from actors.phases import all_phases
+from actors.rules.effects import Answer, Granted, Policy, Received, Refused
+from actors.rules.events import (
+    CalledBack, Cancelled, Event, MachineLost, Redelivered, Retried, WasReset, WorkTaken,
+)  # fmt: skip
+from actors.rules.model import Job, Task
+from actors.rules.states import JobState
+from actors.signing import sign_task
+from actors.store import Store
+
+EVENTS: Final[dict[str, type[Event]]] = {
+    "take": WorkTaken,
+    "lost": MachineLost,
+    "cancel": Cancelled,
+    "reset": WasReset,
+    "retry": Retried,
+    "redeliver": Redelivered,
+}
+
+ContinueIntake = Callable[[Job], "asyncio.Future[None] | asyncio.Task[None]"]
+
+
+class Host:
+    """Many jobs, one loop each. A job is activated by the first request that names it."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        perform: Perform,
+        policy: Policy,
+        clock: TimeSource,
+        rng: random.Random,
+        callback_base: str,
+        secret: str,
+        hibernate_after_ms: int,
+        continue_intake: ContinueIntake | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ):
+        self._store, self._perform, self._policy, self._clock, self._rng = store, perform, policy, clock, rng
+        self._callback_base, self._secret = callback_base.rstrip("/"), secret
+        self._hibernate_after_ms = hibernate_after_ms
+        self._continue_intake, self._on_idle = continue_intake, on_idle
+        self._active: dict[str, asyncio.Task[Durable]] = {}
+        self._loops: set[asyncio.Task[None]] = set()
+        self._intakes: dict[str, asyncio.Future[None]] = {}
+
+    async def handle(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
+        """Answer a list of requests in its order; one that is bad fails alone. The handler of `actors.wire`."""
+        return await asyncio.gather(*(self._one(request) for request in requests), return_exceptions=True)
+
+    async def _one(self, request: dict[str, Any]) -> Any:
+        job_id = request["job"]
+        durable = await self._durable(job_id)
+        if request["op"] == "activate":
+            self._resume_intake(durable)
+            return {}
+        answer = await durable.submit(_event(request))
+        if durable.state is None:
+            raise NotFound
+        return self._reply(durable.state.job, answer)
+
+    async def _durable(self, job_id: str) -> Durable:
+        """The running loop of the job; activated once however many ask at the same time."""
+        task = self._active.get(job_id)
+        if task is None or (task.done() and not task.cancelled() and not task.exception() and task.result().closed):
+            task = asyncio.get_running_loop().create_task(self._activate(job_id))
+            self._active[job_id] = task
+        try:
+            return await asyncio.shield(task)
+        except BaseException:
+            if task.done() and self._active.get(job_id) is task:
+                del self._active[job_id]
+            raise
+
+    async def _activate(self, job_id: str) -> Durable:
+        durable = Durable(
+            job_id,
+            store=self._store,
+            perform=self._perform,
+            policy=self._policy,
+            clock=self._clock,
+            rng=self._rng,
+            hibernate_after_ms=self._hibernate_after_ms,
+        )
+        await durable.activate()
+        loop = asyncio.get_running_loop().create_task(self._run(durable))
+        self._loops.add(loop)
+        loop.add_done_callback(self._loops.discard)
+        return durable
+
+    async def _run(self, durable: Durable) -> None:
+        try:
+            await durable.run()
+        except Exception:  # a bug in the rules must not end the other jobs of this host; `wake` tries again
+            telemetry.fault("job.loop_failed", batch=durable.job_id)
+        finally:
+            active = self._active.get(durable.job_id)
+            if active is not None and active.done() and not active.exception() and active.result() is durable:
+                del self._active[durable.job_id]
+            if not self._active and self._on_idle is not None:
+                self._on_idle()
+
+    def _resume_intake(self, durable: Durable) -> None:
+        job = durable.state.job if durable.state else None
+        if job is None or job.state is not JobState.RECEIVING or self._continue_intake is None:
+            return
+        running = self._intakes.get(job.id)
+        if "r2_prefix" in job.message and (running is None or running.done()):
+            self._intakes[job.id] = asyncio.ensure_future(self._continue_intake(job))
+
+    def _reply(self, job: Job, answer: Answer) -> Any:
+        match answer:
+            case None:
+                return {}
+            case Refused(code=code, message=message):
+                raise BY_CODE.get(code, Conflict)(message)
+            case Received(stop=stop, next=task):
+                reply: dict[str, Any] = {"ok": True, "received": True}
+                if stop:
+                    reply["stop"] = True
+                if task is not None:
+                    reply["next"] = self._environment(job, task)
+                return reply
+            case Granted(tasks=tasks):
+                return {"tasks": [self._grant(job, task) for task in tasks]}
+        raise TypeError(f"no reply for {type(answer).__name__}")
+
+    def _grant(self, job: Job, task: Task) -> dict[str, Any]:
+        return {
+            "env": self._environment(job, task),
+            "task_id": task.task_id,
+            "attempt": task.attempt,
+            "run": task.run,
+            "name": machine_name(job, task),
+        }
+
+    def _environment(self, job: Job, task: Task) -> dict[str, str]:
+        return task_environment(self._callback_base, self._secret, job, task)
+
+
+def task_environment(callback_base: str, secret: str, job: Job, task: Task) -> dict[str, str]:
+    """What a worker needs for this task and attempt; its CALLBACK_URL is signed."""
+    signature = sign_task(secret, job.id, task.task_id, task.run, task.attempt)
+    phase = all_phases()[job.phases[task.phase]]
+    return phase.environment(job, task) | {
+        "CALLBACK_URL": f"{callback_base}/callback/{job.id}/{task.task_id}"
+        f"?run={task.run}&attempt={task.attempt}&sig={signature}"
+    }
+
+
+def machine_name(job: Job, task: Task) -> str:
+    """`{kind}-{digest of batch, run, task}-{attempt}`: within every provider's length and alphabet (invariant 3)."""
+    digest = hashlib.sha256(f"{job.id}\n{task.run}\n{task.task_id}".encode()).hexdigest()[:20]
+    return f"{all_phases()[job.phases[task.phase]].kind}-{digest}-{task.attempt}"
+
+
+def _event(request: dict[str, Any]) -> Event:
+    fields = {key: value for key, value in request.items() if key not in ("op", "job")}
+    try:
+        if request["op"] == "callback":
+            body = fields["body"] | {"run": fields["run"], "attempt": fields["attempt"]}
+            return msgspec.convert(body, CalledBack, strict=False)
+        return msgspec.convert(fields, EVENTS[request["op"]])
+    except (KeyError, msgspec.ValidationError) as error:
+        raise InvalidInput(f"The request is not one that a job knows: {error}") from error
+
+

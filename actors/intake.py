@@ -1,0 +1,169 @@
+"""A request becomes rows: RECEIVING until its last page is committed, then QUEUED, then admitted.
+
+A list or manifest is checked as a whole before the first row is written: bad input costs nothing.
+Every step is idempotent, so that the same body sent again goes on where a crash ended the first.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from actors import telemetry
+from actors.errors import BatchExists, EmptyBatch, InvalidInput
+from actors.phases import all_phases
+from actors.planning import plan_tasks
+from actors.rules.model import Job
+from actors.rules.states import JobState
+from actors.sources import manifest, prefix
+from actors.sources.base import Objects, checked_file
+from actors.store import Store
+from worker.contract import FileRef
+
+PAGE: Final = 1000
+ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+TEXT_FIELDS: Final = ("batch_id", "manifest_r2_key", "r2_prefix", "uploader", "root_path", "parent_pi")
+
+
+class Intake:
+    """Creates batches. Any number of processes may run it for the same batch."""
+
+    def __init__(
+        self, *, store: Store, objects: Objects, max_files: int, timeout_ms: int, default_phases: Sequence[str]
+    ):
+        self._store, self._objects = store, objects
+        self._max_files, self._timeout_ms = max_files, timeout_ms
+        self._default_phases = tuple(default_phases)
+
+    async def create(self, raw: bytes | dict[str, Any], now: int, owner: str | None = None) -> tuple[Job, bool]:
+        """Take a batch in. Returns its row and whether this call began a run (202) or it existed (200).
+
+        Raises:
+            InvalidInput, EmptyBatch: nothing was written.
+            BatchExists: the id is used by another body.
+        """
+        message = _decode(raw)
+        digest = hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
+        job_id = message.get("batch_id") or f"batch_{secrets.token_hex(8)}"
+        existing = await self._store.job(job_id)
+        if existing is not None and existing.state not in (JobState.FAILED, JobState.CANCELLED):
+            if existing.body_digest != digest:
+                raise BatchExists
+            if existing.state is not JobState.RECEIVING:
+                return existing, False
+        files = await self._list(message)
+        job = Job(
+            id=job_id,
+            phases=_phases(message, self._default_phases),
+            body_digest=digest,
+            message={key: value for key, value in message.items() if key != "files"},
+            alarm_at=now + self._timeout_ms,
+            owner=owner,
+            created_at=now,
+            updated_at=now,
+        )
+        job = await self._begin(job, existing, digest)
+        telemetry.event("intake.received", batch=job_id, run=job.run, files=len(files) if files is not None else "?")
+        if files is not None:
+            for first in range(0, len(files), PAGE):
+                page = files[first : first + PAGE]
+                await self._store.add_files(job.id, job.run, first, page, None, now + self._timeout_ms)
+            job = await self.finish(job, len(files), now)
+        return job, True
+
+    async def read_prefix(self, job: Job, now: int) -> Job:
+        """Read the keys under a prefix, from the durable cursor on, in the order of their keys."""
+        wanted: str = job.message["r2_prefix"]
+        found, cursor = job.files_total, job.source_cursor
+        while True:
+            page, cursor = await prefix.page(self._objects, wanted, cursor)
+            if not page:
+                break
+            if found + len(page) > self._max_files:
+                return await self._fail(job, "too_many_files", f"More than {self._max_files} objects under it.", now)
+            await self._store.add_files(job.id, job.run, found, page, cursor, now + self._timeout_ms)
+            found += len(page)
+        if found == 0:
+            return await self._fail(job, EmptyBatch.code, f"No object under the prefix {wanted}.", now)
+        return await self.finish(job, found, now)
+
+    async def finish(self, job: Job, files_total: int, now: int) -> Job:
+        """The list is complete: make the tasks of the first phase, then queue the job."""
+        total = await plan_tasks(self._store, job, 0)
+        queued = msgspec.structs.replace(
+            job, state=JobState.QUEUED, files_total=files_total, tasks_total=total, queued_at=now, alarm_at=now
+        )
+        await self._store.queue(queued)
+        telemetry.event("intake.queued", batch=job.id, files=files_total, tasks=total)
+        return await self._store.job(job.id) or queued
+
+    async def _begin(self, job: Job, existing: Job | None, digest: str) -> Job:
+        if existing is None:
+            row, created = await self._store.create(job)
+            if not created and row.body_digest != digest:
+                raise BatchExists
+            return row
+        if existing.state is JobState.RECEIVING:
+            return existing
+        return await self._store.recreate(job)
+
+    async def _fail(self, job: Job, code: str, error: str, now: int) -> Job:
+        failed = msgspec.structs.replace(
+            job, state=JobState.FAILED, code=code, error=error, completed_at=now, alarm_at=None
+        )
+        await self._store.queue(failed)
+        return failed
+
+    async def _list(self, message: dict[str, Any]) -> list[FileRef] | None:
+        """The files of a list or manifest; None for a prefix, which a standing actor reads."""
+        if "files" in message:
+            files = [checked_file(entry, f"files[{i}]") for i, entry in enumerate(message["files"])]
+        elif message.get("manifest_r2_key"):
+            files = await manifest.read(self._objects, message["manifest_r2_key"])
+        else:
+            return None
+        if not files:
+            raise EmptyBatch
+        if len(files) > self._max_files:
+            raise InvalidInput(
+                f"The batch has {len(files)} files, more than {self._max_files}. Split it.", field="files"
+            )
+        return files
+
+
+def _decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(raw, dict):
+        message: Any = raw
+    else:
+        try:
+            message = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput(f"The body is not valid JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    for field in TEXT_FIELDS:
+        if message.get(field) is not None and not isinstance(message[field], str):
+            raise InvalidInput(f"{field} must be a string.", field=field)
+    job_id = message.get("batch_id")
+    if job_id is not None and (not ID.fullmatch(job_id) or job_id == "batch"):
+        raise InvalidInput("batch_id must match [A-Za-z0-9_-]{1,64} and not be 'batch'.", field="batch_id")
+    if "files" in message and not isinstance(message["files"], list):
+        raise InvalidInput("files must be a list.", field="files")
+    if not ("files" in message or message.get("manifest_r2_key") or message.get("r2_prefix")):
+        raise InvalidInput("Name the files: give manifest_r2_key, files, or r2_prefix.", field="files")
+    if message.get("r2_prefix") and "files" not in message and not message.get("manifest_r2_key"):
+        prefix.check(message["r2_prefix"])
+    return message
+
+
+def _phases(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, ...]:
+    phases = message.get("phases")
+    if phases is None:
+        return default
+    known = all_phases()
+    if not isinstance(phases, list) or not phases or any(name not in known for name in phases):
+        raise InvalidInput(f"phases must be a list of some of {', '.join(sorted(known))}.", field="phases")
+    return tuple(phases)

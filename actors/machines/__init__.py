@@ -1,0 +1,25 @@
+"""Providers of machines, one file each. `open_provider` imports only the one that is asked for."""
+
+from pathlib import Path
+
+from actors.machines.base import Provider
+
+
+def open_provider(name: str, *, run_dir: Path, log_dir: Path, workers: int) -> Provider:
+    """The provider that MACHINE_PROVIDER names.
+
+    `run_dir` holds the register of processes, `log_dir` their output; `workers` is the number of warm actors.
+    """
+    if name == "subprocess":
+        from actors.machines.subprocess import SubprocessMachines
+
+        return SubprocessMachines(run_dir / "machines", log_dir)
+    if name == "ray":
+        from actors.machines.ray_workers import RayMachines
+
+        return RayMachines(workers)
+    if name == "external":
+        from actors.machines.external import ExternalMachines
+
+        return ExternalMachines()
+    raise ValueError(f"MACHINE_PROVIDER is {name!r}; allowed: ray, subprocess, external.")

@@ -1,0 +1,102 @@
+"""What every provider of machines can do. Only the fleet calls them.
+
+A provider keeps no truth: after the death of its process a new one finds the same machines by asking outside
+(processes, actors, an API). Each method may be called again after an answer was lost.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class SpawnRefused(Exception):
+    """The provider does not make this machine. `permanent`: asking again cannot help before somebody changes something.
+
+    The message goes to the owner of the batch: it names no secret and no path.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False):
+        super().__init__(message)
+        self.message = message
+        self.permanent = permanent
+
+
+class ProviderUnavailable(Exception):
+    """The provider cannot say at the moment; nothing follows about any machine."""
+
+
+class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine to be made: the provider's name for it, the kind of work, its whole environment."""
+
+    name: str
+    kind: str
+    env: dict[str, str]
+
+
+class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine as its provider sees it. `code` is None where the exit code is not known; `oom`: out of memory."""
+
+    name: str
+    provider_id: str
+    state: Literal["running", "exited", "gone"]
+    code: int | None = None
+    oom: bool = False
+
+
+class Provider(Protocol):
+    """Makes, finds and ends machines."""
+
+    @property
+    def name(self) -> str:
+        """As MACHINE_PROVIDER spells it."""
+        ...
+
+    @property
+    def capacity(self) -> int | None:
+        """The most machines at once; None: only MAX_MACHINES bounds it."""
+        ...
+
+    async def spawn(self, spec: MachineSpec) -> str:
+        """Make the machine and return the provider's id. A name that exists is adopted, whatever its state.
+
+        Raises SpawnRefused; after any other exception the machine may exist: inspect its name.
+        """
+        ...
+
+    async def inspect(self, which: str) -> MachineStatus:
+        """The machine of this provider's id or name; never an error for an unknown one: it is gone.
+
+        Raises ProviderUnavailable.
+        """
+        ...
+
+    async def list(self) -> "list[MachineStatus]":
+        """All machines that run or have exited and were not destroyed yet. Raises ProviderUnavailable."""
+        ...
+
+    async def destroy(self, which: str) -> None:
+        """End the machine of this id or name and forget it. Returns when it is gone; gone already is success.
+
+        Raises ProviderUnavailable.
+        """
+        ...
+
+
+def gone(which: str) -> MachineStatus:
+    """The status of a machine that the provider does not know."""
+    return MachineStatus(name=which, provider_id=which, state="gone")
+
+
+def worker_environment(spec: MachineSpec, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker's process: its own, and of ours only what finding programs and texts needs.
+
+    Secrets of the service (keys, database) never get into a machine this way.
+    """
+    return {name: inherited[name] for name in PASSED_ON if name in inherited} | spec.env
+
+
+PASSED_ON = (
+    "PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "VIPS_CONCURRENCY",
+)  # fmt: skip

@@ -1,0 +1,31 @@
+"""Expire: rows of jobs are removed RETENTION_DAYS after their end. Objects are never touched."""
+
+import logging
+from typing import Final, Protocol
+
+from actors.errors import ArkeError
+from actors.maintenance.base import Report
+
+log = logging.getLogger(__name__)
+
+LIMIT: Final = 50
+DAY_MS: Final = 24 * 60 * 60 * 1000
+
+
+class ExpireStore(Protocol):
+    async def expired(self, before: int, limit: int) -> list[str]: ...
+
+    async def remove(self, job_id: str) -> None: ...
+
+
+async def run_once(store: ExpireStore, *, now: int, retention_days: int, limit: int = LIMIT) -> Report:
+    """Remove at most `limit` jobs that ended more than `retention_days` before `now` (ms)."""
+    failed = 0
+    jobs = await store.expired(now - retention_days * DAY_MS, limit)
+    for job_id in jobs:
+        try:
+            await store.remove(job_id)
+        except (ArkeError, OSError) as failure:
+            failed += 1
+            log.warning("[Maintenance] %s cannot be removed: %s", job_id, failure)
+    return Report(duty="expire", done=len(jobs) - failed, failed=failed, more=len(jobs) == limit)

@@ -1,0 +1,181 @@
+"""The Ray shells: names, options, and a process for each part of the engine. No logic.
+
+Ray creates, names and restarts these actors. All that is hot goes through the unix socket that each
+of them listens on (`actors.wire`), so a Ray call is made only to create one and to wait until it listens.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import ray
+
+from actors import assembly, telemetry, wire
+from actors.clock import Clock
+from actors.directory import Directory
+from actors.errors import Unavailable
+from actors.machines import open_provider
+from actors.settings import Settings
+from actors.store import Store, Writer
+
+NAMESPACE: Final = "arke"
+READY_TIMEOUT_S: Final = 20.0
+OPTIONS: Final[dict[str, Any]] = {
+    "namespace": NAMESPACE,
+    "lifetime": "detached",
+    "max_restarts": -1,
+    "num_cpus": 0,
+    "get_if_exists": True,
+    "max_concurrency": 1000,
+}
+
+
+def make_ensure(settings: Settings) -> Any:
+    """What `Directory` needs to bring an actor up: create it under its name, or wait for its restart."""
+
+    async def ensure(name: str) -> None:
+        actor = SHELLS[name.split(":")[0]].options(name=name, **OPTIONS).remote(name, settings)
+        await asyncio.wait_for(actor.ready.remote(), READY_TIMEOUT_S)
+
+    return ensure
+
+
+def start(settings: Settings) -> None:
+    """Bring up what stands always: store, fleet, maintenance. Called once by the process that holds Ray."""
+    for name in ("store", "fleet", "maintenance"):
+        actor = SHELLS[name].options(name=name, **OPTIONS).remote(name, settings)
+        ray.get(actor.ready.remote(), timeout=60)
+
+
+class Shell:
+    """One process of the engine. Subclasses build their part in `_open`; it listens on the actor's socket.
+
+    Opening begins with the process, so that an actor that Ray has started again serves without being asked.
+    """
+
+    def __init__(self, name: str, settings: Settings):
+        self.name, self.settings = name, settings
+        telemetry.configure(settings.log_level)
+        self._server: asyncio.Server | None = None
+        self._opened = asyncio.get_running_loop().create_task(self._open_or_end())
+
+    async def ready(self) -> int:
+        """Returns the process id once it listens."""
+        await asyncio.shield(self._opened)
+        return os.getpid()
+
+    async def stop(self) -> None:
+        """End this actor for good; its name becomes free."""
+        ray.actor.exit_actor()
+
+    async def _open(self) -> None:
+        raise NotImplementedError(type(self).__name__)
+
+    async def _open_or_end(self) -> None:
+        try:
+            await self._open()
+        except Exception:  # Ray starts it again; without this it would stand there deaf
+            telemetry.fault("arke.actor_failed", actor=self.name)
+            os._exit(1)
+
+    async def _listen(self, handler: Any) -> None:
+        self._server = await wire.serve(wire.socket_path(self.settings.run_dir, self.name), handler)
+
+    def _connect(self) -> tuple[Store, Directory]:
+        opened = assembly.store(self.settings)
+        return opened, assembly.directory(self.settings, opened, make_ensure(self.settings))
+
+
+@ray.remote
+class StoreActor(Shell):
+    """Owns the SQLite file: every commit of the service goes through this process."""
+
+    async def _open(self) -> None:
+        self._writer = await asyncio.to_thread(Writer, self.settings.store)
+        await self._listen(self._writer.put)
+
+
+@ray.remote
+class HostActor(Shell):
+    """`batch:{id}` runs one batch and exits when it has nothing to do; `batches:{n}` stands and runs many."""
+
+    async def _open(self) -> None:
+        self._leaving: asyncio.Task[None] | None = None
+        opened, way = self._connect()
+        own = self.name.startswith("batch:")
+        host = assembly.host(self.settings, opened, way, Clock(), self._leave if own else None)
+        await self._listen(host.handle)
+
+    def _leave(self) -> None:
+        me = ray.get_runtime_context().current_actor
+
+        async def leave() -> None:
+            if self._server is not None:
+                self._server.close()
+            me.stop.remote()
+
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(leave())
+
+
+@ray.remote
+class FleetActor(Shell):
+    """Owns the machines."""
+
+    async def _open(self) -> None:
+        opened, way = self._connect()
+        provider = open_provider(
+            self.settings.machine_provider,
+            run_dir=self.settings.run_dir,
+            log_dir=self.settings.data_dir / "logs",
+            workers=self.settings.max_machines,
+        )
+        fleet = assembly.fleet(self.settings, opened, way, Clock(), provider)
+        await patiently(fleet.start)
+        await self._listen(fleet.handle)
+        self._watcher = asyncio.get_running_loop().create_task(_end_with(fleet.stopped))
+
+
+@ray.remote
+class MaintenanceActor(Shell):
+    """Runs the duties, each at its interval."""
+
+    async def _open(self) -> None:
+        opened, way = self._connect()
+        duties = assembly.duties(self.settings, opened, way, Clock())
+        self._rounds = [asyncio.get_running_loop().create_task(assembly.rounds(duty)) for duty in duties]
+        await self._listen(_nothing)
+
+
+async def patiently(operation: Callable[[], Awaitable[None]]) -> None:
+    """Repeat while the store is starting."""
+    while True:
+        try:
+            return await operation()
+        except (ConnectionError, Unavailable, FileNotFoundError):
+            await asyncio.sleep(0.2)
+
+
+async def _end_with(event: asyncio.Event) -> None:
+    """A part that was fenced or is broken ends its process; Ray starts it again."""
+    await event.wait()
+    os._exit(1)
+
+
+async def _nothing(requests: list[Any]) -> list[Any]:
+    return [{} for _ in requests]
+
+
+SHELLS: Final[dict[str, Any]] = {
+    "store": StoreActor,
+    "fleet": FleetActor,
+    "maintenance": MaintenanceActor,
+    "batch": HostActor,
+    "batches": HostActor,
+}
+
+
+def connect(settings: Settings) -> assembly.Engine:
+    """The engine of one replica of the front."""
+    return assembly.Engine(settings, make_ensure(settings))

@@ -1,0 +1,433 @@
+"""The rules of a batch: what happened in, what follows out.
+
+`decide` is the only thing that changes the state of a job. It is pure: time and randomness are
+handed in, effects are data. The loop (`actors.durable`) commits what it returns, then answers, then
+acts; so each rule here may assume that whatever it decided before is on disk.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from actors.rules import task as tasks
+from actors.rules.effects import (
+    Announce, Answer, Decision, Deliver, DestroyMachine, Effect, Granted, PlanPhase, Policy, Received, Refused,
+    ReleaseMachines, State,
+)  # fmt: skip
+from actors.rules.events import (
+    AlarmFired, CalledBack, Cancelled, DeliveryEnded, Event, Loaded, MachineLost, PhasePlanned, Redelivered, Retried,
+    WasReset, WorkTaken,
+)  # fmt: skip
+from actors.rules.model import Job, PhaseCount, Task
+from actors.rules.states import JOB_MOVES, TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, TaskStatus
+from actors.rules.task import ImpossibleMove, replace
+
+DELIVERY_PATIENCE_MS: Final = 60_000
+"""After a delivery was begun and nothing was heard (a crash), it is begun again; longer than one request may take."""
+
+# What the workers of the originals say when another try cannot help; ours say `retryable: false`.
+HOPELESS: Final = ("404 Not Found", "unsupported image format")
+
+
+class Draft:
+    """A decision in the making: the state as it is after the events handled so far."""
+
+    def __init__(self, state: State, policy: Policy, now: int, rng: random.Random):
+        self.job = state.job
+        self.in_flight = dict(state.in_flight)
+        self.ready = list(state.ready)
+        self.next_due = state.next_due
+        self.announced = state.announced
+        self.policy, self.now, self.rng = policy, now, rng
+        self.changed: dict[str, Task] = {}
+        self.loaded: dict[str, Task] = {}
+        self.effects: list[Effect] = []
+        self.fail_pending: str | None = None
+        self.rerun = False
+        self.tell_again = False
+
+    def set(self, **fields: Any) -> None:
+        """Change fields of the job's row; a move of its state is checked against the table."""
+        state = fields.get("state")
+        if state is not None and state not in JOB_MOVES[self.job.state]:
+            raise ImpossibleMove(f"job {self.job.id}: {self.job.state} -> {state}")
+        self.job = replace(self.job, **fields)
+
+    def find(self, task_id: str) -> Task | None:
+        """The task's row as it is now, if it is in memory or was loaded for these events."""
+        task = self.in_flight.get(task_id) or self.changed.get(task_id) or self.loaded.get(task_id)
+        if task is None:
+            task = next((waiting for waiting in self.ready if waiting.task_id == task_id), None)
+        return task
+
+    def put(self, task: Task) -> None:
+        """Keep a changed row, and the counters with it (invariant 7: counters are the rows)."""
+        was = self.find(task.task_id)
+        self.changed[task.task_id] = task
+        self.loaded.pop(task.task_id, None)
+        job = self.job
+        if was is None or was.status != task.status:
+            flying = (task.status is TaskStatus.PROCESSING) - (was is not None and was.status is TaskStatus.PROCESSING)
+            self.job = replace(
+                job,
+                tasks_in_flight=job.tasks_in_flight + flying,
+                tasks_completed=job.tasks_completed + (task.status is TaskStatus.COMPLETED),
+                tasks_failed=job.tasks_failed + (task.status is TaskStatus.FAILED),
+            )
+        if task.status is TaskStatus.PROCESSING:
+            self.in_flight[task.task_id] = task
+        else:
+            self.in_flight.pop(task.task_id, None)
+        if was is not None and was.status is TaskStatus.PENDING and task.status in TERMINAL_TASKS:
+            self.ready = [waiting for waiting in self.ready if waiting.task_id != task.task_id]
+        if task.status is TaskStatus.PENDING and self.next_due is not None:
+            self.next_due = min(self.next_due, task.not_before)
+
+    def take(self, machine: str, claim: str, free: int) -> tuple[Task, ...]:
+        """Assign up to `free` of the tasks that are ready."""
+        granted = []
+        while self.ready and len(granted) < free:
+            task = tasks.assign(self.ready.pop(0), machine, claim, self.policy, self.now)
+            self.put(task)
+            granted.append(task)
+        return tuple(granted)
+
+
+def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng: random.Random) -> Decision:
+    """What follows from `events`, in their order. `now` is in milliseconds; `rng` gives the jitter."""
+    draft = Draft(state, policy, now, rng)
+    before = draft.job
+    answers = tuple(HANDLERS[type(event)](draft, event) for event in events)
+    _settle(draft)
+    changed = draft.job is not before or bool(draft.changed) or draft.rerun or draft.fail_pending is not None
+    alarm_at = _alarm(draft)
+    changed = changed or alarm_at != draft.job.alarm_at
+    job = draft.job
+    if changed:
+        job = replace(job, alarm_at=alarm_at, updated_at=max(now, job.updated_at), seq=job.seq + 1)
+    return Decision(
+        state=State(
+            job=job,
+            in_flight=draft.in_flight,
+            ready=tuple(draft.ready),
+            next_due=draft.next_due,
+            announced=draft.announced,
+        ),
+        tasks=tuple(draft.changed.values()),
+        fail_pending=draft.fail_pending,
+        rerun=draft.rerun,
+        answers=answers,
+        effects=tuple(draft.effects),
+        changed=changed,
+    )
+
+
+# --- one function per event ---------------------------------------------------------------------
+
+
+def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
+    if d.job.state is JobState.QUEUED and d.job.placement is not None:
+        d.set(state=JobState.RUNNING, started_at=d.now)
+    elif d.job.state is JobState.RECEIVING:
+        _stop(d, JobState.FAILED, "intake_stalled", "The list of files was never completed. Send the same body again.")
+    for task in [t for t in d.in_flight.values() if t.deadline_at is not None and t.deadline_at <= d.now]:
+        _overdue(d, task)
+    d.tell_again = True  # the fleet forgets demands when it dies
+    if d.job.delivery is Delivery.PENDING and (d.job.delivery_at or 0) <= d.now:
+        _begin_delivery(d)
+    return None
+
+
+def _overdue(d: Draft, task: Task) -> None:
+    """Invariant 5: a deadline leads to the end of that assignment, and to another try or a failure with a reason."""
+    waited = (d.now - (task.assigned_at or d.now)) / 1000
+    heard = "" if task.heard_at else " without a sign of life"
+    if task.machine is not None:
+        d.effects.append(DestroyMachine(machine=task.machine, task_id=task.task_id, attempt=task.attempt))
+    d.put(tasks.try_again(task, f"Timed out after {waited:.0f} s{heard}", d.policy, d.now, d.rng))
+
+
+def _called_back(d: Draft, report: CalledBack) -> Answer:
+    if report.run != d.job.run:
+        return Received(stop=True)
+    task = d.find(report.task_id)
+    if task is None:
+        return Refused("not_found", f"Batch {d.job.id} has no task {report.task_id}.")
+    if d.job.refused_since is not None:
+        d.set(refused_since=None)
+    is_open = task.status is TaskStatus.PROCESSING and task.attempt == report.attempt
+    if task.status in TERMINAL_TASKS:  # Invariant 4: counted once
+        return Received(stop=report.status == "running", next=_given_before(d, report))
+    if report.status == "running":
+        if is_open:
+            d.put(tasks.alive(task, d.policy, d.now))
+        return Received(stop=not is_open)
+    if report.status == "success":
+        if task.status is TaskStatus.PROCESSING and not is_open and task.machine is not None:
+            d.effects.append(DestroyMachine(machine=task.machine, task_id=task.task_id, attempt=task.attempt))
+        d.put(tasks.succeed(task, report, d.now))
+    elif not is_open:  # an error or a give-back of an attempt that was given up already
+        return Received()
+    elif report.status == "released":
+        d.put(tasks.give_back(task, None, d.now))
+        return Received()
+    else:
+        d.put(_after_error(d, task, report))
+    return Received(next=_next(d, task, report) if is_open and report.accepts_next else None)
+
+
+def _after_error(d: Draft, task: Task, report: CalledBack) -> Task:
+    reason = report.error or "The worker gave no reason."
+    if not report.retryable or any(words in reason for words in HOPELESS):
+        return tasks.fail(task, reason, d.now)
+    return tasks.try_again(task, reason, d.policy, d.now, d.rng)
+
+
+def _next(d: Draft, done: Task, report: CalledBack) -> Task | None:
+    """The worker's next task, assigned in the same transaction that recorded its result."""
+    if d.job.state is not JobState.RUNNING or done.machine is None:
+        return None
+    given = d.take(done.machine, _next_claim(report), 1)
+    return given[0] if given else None
+
+
+def _given_before(d: Draft, report: CalledBack) -> Task | None:
+    """What the same callback was answered before, as long as that assignment is open."""
+    if not report.accepts_next:
+        return None
+    claim = _next_claim(report)
+    return next((task for task in d.in_flight.values() if task.claim == claim), None)
+
+
+def _next_claim(report: CalledBack) -> str:
+    return f"next:{report.task_id}:{report.attempt}"
+
+
+def _work_taken(d: Draft, wish: WorkTaken) -> Answer:
+    open_already = tuple(t for t in d.in_flight.values() if t.machine == wish.machine and t.claim == wish.claim)
+    if open_already or d.job.state is not JobState.RUNNING:
+        return Granted(open_already)
+    return Granted(d.take(wish.machine, wish.claim, wish.free))
+
+
+def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
+    lost = [
+        task
+        for task in d.in_flight.values()
+        if task.machine == loss.machine
+        and (loss.task_id is None or (task.task_id == loss.task_id and task.attempt == loss.attempt))
+    ]
+    for task in lost:
+        if loss.why != "refused":
+            d.put(tasks.try_again(task, loss.message, d.policy, d.now, d.rng))
+        elif loss.permanent:
+            d.put(tasks.fail(task, loss.message, d.now))
+        else:
+            d.put(tasks.give_back(task, loss.message, d.now, wait_ms=d.policy.backoff_base_ms))
+    if loss.why == "refused" and lost:
+        since = d.job.refused_since if d.job.refused_since is not None else d.now
+        d.set(refused_since=since)
+        if d.now - since >= d.policy.spawn_give_up_ms and not d.in_flight:
+            _stop(d, JobState.FAILED, "spawn_refused", f"No machine could be had: {loss.message}")
+    return None
+
+
+def _cancelled(d: Draft, wish: Cancelled) -> Answer:
+    if d.job.state is JobState.CANCELLED:
+        return None
+    if d.job.state in TERMINAL_JOBS:
+        return Refused("conflict", f"Batch {d.job.id} has ended already; there is nothing to cancel.")
+    _stop(d, JobState.CANCELLED, "cancelled", f"Cancelled: {wish.reason}")
+    return None
+
+
+def _was_reset(d: Draft, _: WasReset) -> Answer:
+    if d.job.state is JobState.DONE:
+        return Refused("conflict", f"Batch {d.job.id} is done. Use retry to run its failed tasks again.")
+    if d.job.state not in TERMINAL_JOBS:
+        _stop(d, JobState.FAILED, "reset", "Manually reset by admin")
+    return None
+
+
+def _retried(d: Draft, _: Retried) -> Answer:
+    job = d.job
+    if job.state not in TERMINAL_JOBS:
+        return Refused("conflict", f"Batch {job.id} has not ended yet. Cancel it first, or wait.")
+    if job.tasks_failed == 0:
+        return Refused("conflict", f"No task of batch {job.id} has failed; there is nothing to run again.")
+    d.rerun = True
+    d.set(
+        state=JobState.QUEUED,
+        run=job.run + 1,
+        history=(*job.history, _count(job)),
+        tasks_total=job.tasks_failed,
+        tasks_completed=0,
+        tasks_failed=0,
+        tasks_in_flight=0,
+        placement=None,
+        error=None,
+        code=None,
+        refused_since=None,
+        delivery=Delivery.NONE,
+        delivery_tries=0,
+        delivery_at=None,
+        delivery_error=None,
+        queued_at=d.now,
+        started_at=None,
+        completed_at=None,
+    )
+    d.ready, d.next_due, d.in_flight = [], None, {}
+    return None
+
+
+def _redelivered(d: Draft, _: Redelivered) -> Answer:
+    if d.job.state is not JobState.DONE or not d.policy.delivers:
+        return Refused("conflict", "Only a finished batch with a receiver (WORKER_URL) can be delivered again.")
+    if d.job.delivery is not Delivery.PENDING:
+        d.set(delivery=Delivery.PENDING, delivery_tries=0, delivery_error=None)
+        _begin_delivery(d)
+    return None
+
+
+def _delivery_ended(d: Draft, told: DeliveryEnded) -> Answer:
+    """Invariant 6: whatever the receiver says, the batch stays what it is; only its delivery changes."""
+    job = d.job
+    if told.run != job.run or job.delivery is not Delivery.PENDING:
+        return None
+    if told.outcome == "delivered":
+        d.set(
+            delivery=Delivery.DELIVERED,
+            delivered_runs=job.delivered_runs + 1,
+            delivery_at=None,
+            delivery_error=None,
+            delivery_tries=job.delivery_tries + 1,
+        )
+    elif told.outcome == "refused":
+        _end_delivery(d, Delivery.REFUSED, told.message)
+    elif d.now - (job.completed_at or d.now) >= d.policy.delivery_give_up_ms:
+        _end_delivery(d, Delivery.GIVEN_UP, told.message)
+    else:
+        ceiling = min(d.policy.backoff_cap_ms, d.policy.backoff_base_ms * 2 ** min(job.delivery_tries, 20))
+        d.set(
+            delivery_tries=job.delivery_tries + 1,
+            delivery_at=d.now + d.rng.randint(ceiling // 2, ceiling),
+            delivery_error=told.message,
+        )
+    return None
+
+
+def _phase_planned(d: Draft, planned: PhasePlanned) -> Answer:
+    job = d.job
+    if job.state is JobState.RUNNING and planned.phase == job.phase + 1:
+        d.set(
+            phase=planned.phase,
+            history=(*job.history, _count(job)),
+            tasks_total=planned.tasks_total,
+            tasks_completed=0,
+            tasks_failed=0,
+            tasks_in_flight=0,
+        )
+        d.ready, d.next_due = [], None
+    return None
+
+
+def _loaded(d: Draft, rows: Loaded) -> Answer:
+    d.loaded.update({task.task_id: task for task in rows.tasks})
+    return None
+
+
+HANDLERS: Final[dict[type[Event], Callable[[Draft, Any], Answer]]] = {
+    AlarmFired: _alarm_fired,
+    CalledBack: _called_back,
+    WorkTaken: _work_taken,
+    MachineLost: _machine_lost,
+    Cancelled: _cancelled,
+    WasReset: _was_reset,
+    Retried: _retried,
+    Redelivered: _redelivered,
+    DeliveryEnded: _delivery_ended,
+    PhasePlanned: _phase_planned,
+    Loaded: _loaded,
+}
+
+
+# --- what follows from the state, whatever happened ----------------------------------------------
+
+
+def _settle(d: Draft) -> None:
+    """Ends the phase or the batch when its last task is terminal; tells the fleet of changed demand."""
+    job = d.job
+    if job.state is JobState.RUNNING and job.tasks_completed + job.tasks_failed >= job.tasks_total:
+        if job.phase + 1 < len(job.phases):
+            d.effects.append(PlanPhase(phase=job.phase + 1))
+        else:
+            _complete(d)
+    want = _demand(d)
+    begins_or_ends = (want == 0) != (d.announced == 0)
+    if begins_or_ends or want > d.announced or (d.tell_again and want):
+        d.effects.append(Announce(want=want))
+        d.announced = want
+
+
+def _demand(d: Draft) -> int:
+    if d.job.state is not JobState.RUNNING:
+        return 0
+    if not d.ready and d.next_due is not None and d.next_due > d.now:
+        return 0
+    return min(d.policy.batch_size, d.job.tasks_pending)
+
+
+def _complete(d: Draft) -> None:
+    d.set(state=JobState.DONE, completed_at=d.now)
+    if d.policy.delivers:
+        d.set(delivery=Delivery.PENDING)
+        _begin_delivery(d)
+
+
+def _begin_delivery(d: Draft) -> None:
+    d.set(delivery_at=d.now + DELIVERY_PATIENCE_MS)
+    d.effects.append(Deliver(run=d.job.run))
+
+
+def _end_delivery(d: Draft, delivery: Delivery, message: str | None) -> None:
+    d.set(
+        delivery=delivery,
+        delivery_at=None,
+        delivery_error=message,
+        delivery_tries=d.job.delivery_tries + 1,
+    )
+
+
+def _stop(d: Draft, state: JobState, code: str, error: str) -> None:
+    """The run ends here: what flies and what waits fails with `error`, and its machines end."""
+    for task in list(d.in_flight.values()):
+        d.put(tasks.fail(task, error, d.now))
+    pending = d.job.tasks_pending
+    if pending:
+        d.fail_pending = error
+    d.effects.append(ReleaseMachines())
+    d.set(
+        state=state,
+        code=code,
+        error=error,
+        completed_at=d.now,
+        tasks_failed=d.job.tasks_failed + pending,
+    )
+    d.ready, d.next_due = [], None
+
+
+def _alarm(d: Draft) -> int | None:
+    """When the job must be looked at again (invariant 5): never None while it is not terminal or not told."""
+    job = d.job
+    if job.state in TERMINAL_JOBS:
+        return job.delivery_at if job.delivery is Delivery.PENDING else None
+    if job.state is not JobState.RUNNING:
+        return job.alarm_at if job.alarm_at is not None else d.now
+    regular = job.alarm_at if job.alarm_at is not None and job.alarm_at > d.now else d.now + d.policy.alarm_delay_ms
+    if d.next_due is not None and not d.ready:
+        regular = min(regular, max(d.next_due, d.now + 1))
+    return regular
+
+
+def _count(job: Job) -> PhaseCount:
+    return PhaseCount(job.phases[job.phase], job.run, job.tasks_total, job.tasks_completed, job.tasks_failed)

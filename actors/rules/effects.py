@@ -1,0 +1,100 @@
+"""What may be asked of the world, and the shape of a decision."""
+
+import msgspec
+
+from actors.rules.model import Job, Task
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """Something to do after the commit. Its result is the next event."""
+
+
+class Announce(Effect):
+    """Tell the fleet how many more tasks could be taken now; 0 takes the demand back."""
+
+    want: int
+
+
+class DestroyMachine(Effect):
+    """End the machine, if it still has this assignment (invariant 3: conditional, by the fleet)."""
+
+    machine: str
+    task_id: str
+    attempt: int
+
+
+class ReleaseMachines(Effect):
+    """End all machines that work for this job: it was cancelled or reset."""
+
+
+class Deliver(Effect):
+    """Send the final callback of `run` (invariant 6)."""
+
+    run: int
+
+
+class PlanPhase(Effect):
+    """Make the files and tasks of the next phase from the results of the one before."""
+
+    phase: int
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers the rules need, in milliseconds where a time. Handed in: rules read no settings."""
+
+    max_attempts: int = 5
+    task_timeout_ms: int = 60_000
+    boot_timeout_ms: int = 60_000
+    task_max_ms: int = 600_000
+    alarm_delay_ms: int = 5_000
+    backoff_base_ms: int = 1_000
+    backoff_cap_ms: int = 30_000
+    spawn_give_up_ms: int = 600_000
+    batch_size: int = 1_000
+    delivery_give_up_ms: int = 86_400_000
+    delivers: bool = False  # whether there is a receiver of the final callback
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """The answer to WorkTaken: tasks whose assignment is committed."""
+
+    tasks: tuple[Task, ...]
+
+
+class Received(msgspec.Struct, frozen=True):
+    """The answer to CalledBack."""
+
+    stop: bool = False
+    next: Task | None = None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The answer to a request that the state does not allow: code and sentence of the error."""
+
+    code: str
+    message: str
+
+
+Answer = Granted | Received | Refused | None
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job's loop holds in memory: its row, the tasks in flight, and a page of those ready to be taken."""
+
+    job: Job
+    in_flight: dict[str, Task] = {}  # by task_id
+    ready: tuple[Task, ...] = ()  # pending, in the order they will be taken
+    next_due: int | None = None  # when the first task in backoff may be taken
+    announced: int = 0  # the demand the fleet was last told
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What the events led to. Rows are committed first, then answers are sent, then effects performed."""
+
+    state: State
+    tasks: tuple[Task, ...] = ()  # changed rows, whole
+    fail_pending: str | None = None  # all tasks still pending in the store fail with this sentence
+    rerun: bool = False  # failed tasks become pending in job.run
+    answers: tuple[Answer, ...] = ()  # one per event, in order
+    effects: tuple[Effect, ...] = ()
+    changed: bool = True  # False: nothing to commit

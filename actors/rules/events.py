@@ -1,0 +1,93 @@
+"""What can happen to a job. Every input of the loop is one of these; each has at most one answer."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from actors.rules.model import Task
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened."""
+
+
+class AlarmFired(Event):
+    """`alarm_at` has come. May happen twice and must not mind."""
+
+
+class CalledBack(Event):
+    """A worker reported on one assignment; the signature was checked before it came here."""
+
+    run: int
+    attempt: int
+    task_id: str
+    status: Literal["success", "error", "running", "released"]
+    output_r2_key: str | None = None
+    output_file_name: str | None = None
+    output_file_size: int | None = None
+    performance: dict[str, Any] | None = None
+    error: str | None = None
+    retryable: bool = True
+    accepts_next: bool = False
+    cpu_ms: int | None = None
+    pages: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+class WorkTaken(Event):
+    """A machine (created for this job, or claiming) takes up to `free` tasks. The same claim gets the same again."""
+
+    machine: str
+    claim: str
+    free: int
+    kind: str = "tiff"
+
+
+class MachineLost(Event):
+    """A machine is gone, or its spawn was refused (which costs no try). `task_id` None: all it had of this job."""
+
+    machine: str
+    why: Literal["refused", "gone", "oom", "exited"]
+    message: str
+    permanent: bool = False
+    task_id: str | None = None
+    attempt: int = 0
+
+
+class Cancelled(Event):
+    """An operator cancels the job."""
+
+    reason: str
+
+
+class WasReset(Event):
+    """An administrator resets the job."""
+
+
+class Retried(Event):
+    """A new run of the failed tasks is asked for."""
+
+
+class Redelivered(Event):
+    """The final callback is to be sent again, under the same key."""
+
+
+class DeliveryEnded(Event):
+    """What the receiver of the final callback made of it. `run` is the run that was told."""
+
+    run: int
+    outcome: Literal["delivered", "retry", "refused"]
+    message: str | None = None
+
+
+class PhasePlanned(Event):
+    """The tasks of phase `phase` are in the store: `tasks_total` of them."""
+
+    phase: int
+    tasks_total: int
+
+
+class Loaded(Event):
+    """Rows that the next events speak of, read from the store since they were not in memory."""
+
+    tasks: tuple[Task, ...]

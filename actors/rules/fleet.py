@@ -1,0 +1,147 @@
+"""Who may have a machine next, and which machines are nobody's. Pure: the fleet hands in what it knows and the time.
+
+Times are milliseconds since 1970 UTC. Kinds are kinds of work ("tiff").
+"""
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from actors.rules.model import Machine
+from actors.rules.states import MACHINE_MOVES, MachineState
+
+BACKOFF_FIRST_MS: Final = 1_000
+BACKOFF_MOST_MS: Final = 30_000
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What one job wants: up to `want` more of its tasks taken, beside the `active` ones."""
+
+    job: str
+    kind: str
+    want: int
+    active: int = 0
+    taking: int = 0  # asked of the job and not answered yet
+    not_before: int = 0  # its host did not answer: asked again then
+    version: int = 0  # counts announcements, so that an older answer does not overrule a newer wish
+
+    @property
+    def unmet(self) -> int:
+        """Tasks that nobody is fetching yet."""
+        return max(0, self.want - self.taking)
+
+
+class Place(NamedTuple):
+    """One machine to be made: for which job, of which kind."""
+
+    job: str
+    kind: str
+
+
+class Found(NamedTuple):
+    """A machine as a provider knows it."""
+
+    provider_id: str
+    name: str
+
+
+def in_turn(demands: Mapping[str, Demand], *, kinds: Collection[str], after: str | None, now: int) -> list[str]:
+    """The jobs with unmet demand in the order in which they are asked: round-robin, beginning behind `after`."""
+    open_jobs = sorted(d.job for d in demands.values() if d.unmet and d.kind in kinds and d.not_before <= now)
+    split = bisect_right(open_jobs, after) if after is not None else 0
+    return open_jobs[split:] + open_jobs[:split]
+
+
+def to_spawn(
+    demands: Mapping[str, Demand],
+    *,
+    alive: int,
+    most: int,
+    waiting: Mapping[str, int],
+    closed: Collection[str],
+    after: str | None,
+    now: int,
+) -> list[Place]:
+    """The machines to make now, one per job and round.
+
+    `alive` of `most` machines exist. `waiting` counts by kind what machines that ask for work could take at
+    once: those are cheaper than a new one and go first. Kinds in `closed` are backing off after a refusal.
+    """
+    left = {d.job: d.unmet for d in demands.values()}
+    spare = dict(waiting)
+    for job in in_turn(demands, kinds={d.kind for d in demands.values()}, after=after, now=now):
+        kind = demands[job].kind
+        served = min(left[job], spare.get(kind, 0))
+        left[job] -= served
+        spare[kind] = spare.get(kind, 0) - served
+    kinds = {d.kind for d in demands.values()}.difference(closed)
+    places: list[Place] = []
+    free = most - alive
+    while free > len(places):
+        round_ = [job for job in in_turn(demands, kinds=kinds, after=after, now=now) if left[job] > 0]
+        if not round_:
+            break
+        for job in round_[: free - len(places)]:
+            left[job] -= 1
+            places.append(Place(job, demands[job].kind))
+    return places
+
+
+def leases(demands: Mapping[str, Demand], slots: int) -> dict[str, int]:
+    """How many tasks each job may hold at once: equal shares, what one does not need goes to the others, at least 1.
+
+    `slots` is what the fleet can run; if more runs (people's own workers), that is what is shared out.
+    """
+    need = {d.job: d.want + d.active for d in demands.values()}
+    left = max(slots, sum(d.active for d in demands.values()))
+    shares: dict[str, int] = {}
+    for count, job in enumerate(sorted(need, key=lambda job: (need[job], job))):
+        shares[job] = max(1, min(need[job], left // (len(need) - count)))
+        left = max(0, left - shares[job])
+    return shares
+
+
+def backoff_ms(refusals: int, jitter: float) -> int:
+    """How long to spawn nothing after the n-th refusal in a row: 1 s doubling to 30 s; `jitter` in 0..1 takes up to
+    half of it away, so that fleets do not knock in step."""
+    full = min(BACKOFF_MOST_MS, BACKOFF_FIRST_MS * 2 ** min(max(refusals, 1) - 1, 10))
+    return int(full * (1 - jitter / 2))
+
+
+def may_move(machine: Machine, to: MachineState) -> bool:
+    """Whether the table of states permits it."""
+    return to in MACHINE_MOVES[machine.state]
+
+
+def after_restart(machine: Machine) -> Literal["give_back", "inspect", "destroy", "keep"]:
+    """What to do about a row that an earlier activation of the fleet has left (invariant 3: never blindly repeated).
+
+    PLANNED: a task may have been taken, but nothing was spawned. SPAWNING: the provider may have been asked.
+    """
+    if machine.state is MachineState.PLANNED:
+        return "give_back"
+    if machine.state is MachineState.SPAWNING:
+        return "inspect"
+    if machine.state is MachineState.DESTROYING:
+        return "destroy"
+    return "keep"
+
+
+def missing(machines: Iterable[Machine], listed: Collection[Found]) -> list[Machine]:
+    """The RUNNING machines that the provider does not list."""
+    known = {found.provider_id for found in listed}
+    return [m for m in machines if m.state is MachineState.RUNNING and m.provider_id not in known]
+
+
+def orphans(
+    machines: Iterable[Machine], listed: Collection[Found], first_seen: Mapping[str, int], *, now: int, patience_ms: int
+) -> tuple[dict[str, int], list[str]]:
+    """The provider's machines without a row: (since when each was seen, those that are to be destroyed now)."""
+    rows = list(machines)
+    ids = {m.provider_id for m in rows}
+    names = {m.name for m in rows}
+    nobodys = [f.provider_id for f in listed if f.provider_id not in ids and f.name not in names]
+    seen = {provider_id: first_seen.get(provider_id, now) for provider_id in nobodys}
+    return seen, [provider_id for provider_id in nobodys if now - seen[provider_id] >= patience_ms]

@@ -1,0 +1,103 @@
+"""The rules of one task: assignment, outcome, backoff, deadline. Pure."""
+
+import random
+
+import msgspec
+
+from actors.rules.effects import Policy
+from actors.rules.events import CalledBack
+from actors.rules.model import Task
+from actors.rules.states import TASK_MOVES, TaskStatus
+
+replace = msgspec.structs.replace
+
+
+class ImpossibleMove(Exception):
+    """A rule tried a move that is not in the table. Says what, from where and to where."""
+
+
+def move(task: Task, status: TaskStatus) -> None:
+    """Check a move against the table.
+
+    Raises:
+        ImpossibleMove: the table has no such move; a bug in the rules, never a caller's fault.
+    """
+    if status not in TASK_MOVES[task.status]:
+        raise ImpossibleMove(f"task {task.task_id}: {task.status} -> {status}")
+
+
+def assign(task: Task, machine: str, claim: str, policy: Policy, now: int) -> Task:
+    """The next attempt of a pending task, on `machine`. Until it is heard of, the boot deadline counts."""
+    move(task, TaskStatus.PROCESSING)
+    return replace(
+        task,
+        status=TaskStatus.PROCESSING,
+        attempt=task.attempt + 1,
+        tries=task.tries + 1,
+        machine=machine,
+        claim=claim,
+        assigned_at=now,
+        heard_at=None,
+        deadline_at=now + policy.boot_timeout_ms + policy.task_timeout_ms,
+        started_at=task.started_at or now,
+        error=None,
+    )
+
+
+def alive(task: Task, policy: Policy, now: int) -> Task:
+    """A sign of life moves the deadline by a full time-out, at most to task_max_ms after the assignment."""
+    latest = (task.assigned_at or now) + policy.task_max_ms
+    return replace(task, heard_at=task.heard_at or now, deadline_at=min(now + policy.task_timeout_ms, latest))
+
+
+def succeed(task: Task, report: CalledBack, now: int) -> Task:
+    """The task is completed, whichever attempt did it (invariant 4)."""
+    move(task, TaskStatus.COMPLETED)
+    return replace(
+        task,
+        status=TaskStatus.COMPLETED,
+        output_r2_key=report.output_r2_key or task.output_r2_key,
+        output_file_name=report.output_file_name,
+        output_file_size=report.output_file_size,
+        performance=report.performance,
+        cpu_ms=report.cpu_ms,
+        pages=report.pages,
+        notes=report.notes,
+        completed_at=now,
+        deadline_at=None,
+        error=None,
+    )
+
+
+def fail(task: Task, reason: str, now: int) -> Task:
+    """The task has failed for good."""
+    move(task, TaskStatus.FAILED)
+    return replace(task, status=TaskStatus.FAILED, error=reason, completed_at=now, deadline_at=None)
+
+
+def try_again(task: Task, reason: str, policy: Policy, now: int, rng: random.Random) -> Task:
+    """After a failed try: pending again behind a full-jitter backoff, or failed when the tries are used up."""
+    if task.tries >= policy.max_attempts:
+        return fail(task, reason, now)
+    ceiling = min(policy.backoff_cap_ms, policy.backoff_base_ms * 2 ** max(0, task.tries - 1))
+    return _back(task, reason, now + rng.randint(0, ceiling))
+
+
+def give_back(task: Task, reason: str | None, now: int, *, wait_ms: int = 0) -> Task:
+    """Pending again without a try: released by its machine, or its spawn was refused."""
+    return replace(_back(task, reason, now + wait_ms), tries=max(0, task.tries - 1))
+
+
+def _back(task: Task, reason: str | None, not_before: int) -> Task:
+    move(task, TaskStatus.PENDING)
+    return replace(
+        task,
+        status=TaskStatus.PENDING,
+        not_before=not_before,
+        machine=None,
+        claim=None,
+        assigned_at=None,
+        heard_at=None,
+        deadline_at=None,
+        error=reason,
+    )

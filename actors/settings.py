@@ -1,0 +1,355 @@
+"""Everything that a person can set, each in one place: unit, default, bounds, reason.
+
+The name of a field in capitals is the name of its environment variable; the names and milliseconds
+of the systems being replaced are kept. An empty variable counts as not set. The reference page
+(`docs/reference/settings.md`) is made from this table by `reference_table()`.
+"""
+
+import dataclasses
+import hashlib
+import ipaddress
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+FLAGS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+LARGEST_MS: Final = 7 * 24 * 3_600_000
+
+
+class InvalidSetting(ValueError):
+    """A setting is not usable. The message names the variable and what is allowed."""
+
+    def __init__(self, variable: str, allowed: str) -> None:
+        super().__init__(f"{variable} must be {allowed}.")
+        self.variable = variable
+        self.allowed = allowed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    """What the table says about one setting, beside its type and default."""
+
+    kind: str  # text, whole, flag, words, path, url
+    reason: str
+    unit: str = ""
+    least: int = 0
+    most: int = 0
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    secret: bool = False
+    computed: str = ""  # how the default follows from other settings, in words
+
+    @property
+    def allowed(self) -> str:
+        """What a value may be, as the end of "X must be …"."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.kind == "whole":
+            return f"a whole number from {self.least} to {self.most}" + (f" ({self.unit})" if self.unit else "")
+        return {
+            "flag": "true or false",
+            "words": "a list separated by commas, without empty entries",
+            "path": "a path",
+            "url": "a URL that begins with http:// or https://",
+        }.get(self.kind, f"a text that matches {self.pattern}" if self.pattern else "a text without control characters")
+
+
+def _setting(default: Any, spec: _Spec) -> Any:
+    return dataclasses.field(default=default, metadata={"spec": spec}, repr=not spec.secret)
+
+
+def _text(default: str | None, reason: str, **more: Any) -> Any:
+    return _setting(default, _Spec("text", reason, **more))
+
+
+def _url(default: str | None, reason: str, **more: Any) -> Any:
+    return _setting(default, _Spec("url", reason, **more))
+
+
+def _whole(default: int, unit: str, least: int, most: int, reason: str, **more: Any) -> Any:
+    return _setting(default, _Spec("whole", reason, unit=unit, least=least, most=most, **more))
+
+
+def _path(default: str, reason: str) -> Any:
+    return _setting(Path(default), _Spec("path", reason))
+
+
+def _flag(default: bool, reason: str) -> Any:
+    return _setting(default, _Spec("flag", reason))
+
+
+def _words(reason: str, **more: Any) -> Any:
+    return _setting((), _Spec("words", reason, **more))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one service, made by `load`. Computed defaults are filled in: no reader has to."""
+
+    # Where it serves, and where it keeps things
+    host: str = _text("127.0.0.1", "Address to listen on. Other than loopback only with API_KEYS and ADMIN_KEY.")
+    port: int = _whole(8787, "", 1, 65535, "Port to listen on.")
+    data_dir: Path = _path("data", "Folder of the database, the objects and the secrets.")
+    database_url: str | None = _text(
+        None,
+        "Where the database is: an SQLite file.",
+        pattern="sqlite:///PATH",
+        secret=True,
+        computed="sqlite:///{DATA_DIR}/arke.db",
+    )
+    orchestrator_url: str = _url(
+        "", "Base of the callback and claim addresses that workers get.", computed="http://{HOST}:{PORT}"
+    )
+    worker_url: str | None = _url(None, "Receiver of the final callback. Without it none is sent.")
+    service_name: str = _text("arke-preprocessing-orchestrator", "Name that GET /health gives.")
+    environment: str = _text(
+        "development", "POST /test exists in development only.", choices=("development", "staging", "production")
+    )
+    dashboard: bool = _flag(True, "Start Ray's dashboard, on loopback.")
+    log_level: str = _text("INFO", "Least level that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+
+    # Who may do what
+    api_keys: tuple[str, ...] = _words("Keys that callers send as `Authorization: Bearer KEY`.", secret=True)
+    admin_key: str | None = _text(None, "Key that guards /admin.", secret=True)
+    worker_keys: tuple[str, ...] = _words("Keys of workers that are run by people (`--pull`).", secret=True)
+    callback_secret: str | None = _text(
+        None, "Signs callbacks and machine tokens.", secret=True, computed="made and kept in {DATA_DIR}"
+    )
+    callback_secret_former: str | None = _text(None, "Also accepted, while CALLBACK_SECRET is changed.", secret=True)
+
+    # Objects
+    r2_account_id: str | None = _text(None, "R2 account; makes the service use S3 instead of the local folder.")
+    r2_endpoint_url: str | None = _url(
+        None,
+        "S3 server; makes the service use S3 instead of the local folder.",
+        computed="R2's, when R2_ACCOUNT_ID is set",
+    )
+    r2_access_key_id: str | None = _text(None, "Access key of the object store.", secret=True)
+    r2_secret_access_key: str | None = _text(None, "Secret key of the object store.", secret=True)
+    r2_bucket: str = _text("arke-staging", "Bucket.", pattern=r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+    # Machines
+    machine_provider: str = _text("ray", "Who runs the workers.", choices=("ray", "subprocess", "external"))
+    max_machines: int = _whole(0, "machines", 1, 100_000, "Most machines at a time.", computed="one per core")
+    worker_concurrency: int = _whole(1, "tasks", 1, 64, "Tasks that one machine works on at once.")
+    worker_contract: str = _text("ours", "Whose worker the machines run.", choices=("ours", "original"))
+    # Read and checked already; the provider that uses them is not there yet
+    fly_api_token: str | None = _text(None, "Not used yet: token of the Machines API.", secret=True)
+    fly_app_name: str = _text("arke-tiff-worker", "Not used yet: app in which machines are made.")
+    fly_worker_image: str | None = _text(None, "Not used yet: image of the machines.")
+    fly_region: str = _text("ord", "Not used yet: region of the machines.")
+
+    # Tasks: the originals' names, milliseconds
+    batch_size_tiff_conversion: int = _whole(
+        1000, "tasks", 1, 100_000, "Most tasks for which a batch asks the fleet in one turn."
+    )
+    alarm_delay_tiff_conversion: int = _whole(
+        5000, "ms", 100, LARGEST_MS, "How often a running batch looks at its tasks."
+    )
+    alarm_delay_error_retry: int = _whole(
+        30_000, "ms", 1, LARGEST_MS, "Cap of the wait before another try: min(cap, 1000·2^n), with full jitter."
+    )
+    task_timeout_tiff_conversion: int = _whole(
+        60_000, "ms", 1000, LARGEST_MS, "Silence after which a task's machine is inspected."
+    )
+    task_max_ms_tiff: int = _whole(600_000, "ms", 1000, LARGEST_MS, "Longest a task may run, signs of life or not.")
+    boot_timeout_ms: int = _whole(60_000, "ms", 1000, LARGEST_MS, "Time from spawn to a machine's first sign of life.")
+    max_retry_attempts: int = _whole(5, "tries", 1, 100, "Tries of one task before it has failed.")
+    spawn_give_up_s: int = _whole(
+        600, "s", 1, 86_400, "How long the provider may refuse machines before the batch ends in ERROR."
+    )
+
+    # Batches
+    max_active_batches: int = _whole(
+        16, "batches", 1, 1000, "Batches with an actor, thus a process (some 50 MB), of their own."
+    )
+    small_batch_tasks: int = _whole(
+        50, "tasks", 0, 100_000, "A batch of at most this many shares an actor when no slot is free."
+    )
+    shared_hosts: int = _whole(2, "actors", 1, 64, "Standing actors that small batches share.")
+    max_body_bytes: int = _whole(32 << 20, "bytes", 1024, 1 << 30, "Largest request body.")
+    max_files_per_batch: int = _whole(5_000_000, "files", 1, 100_000_000, "Most files in one batch.")
+    intake_timeout_s: int = _whole(300, "s", 1, 86_400, "An intake that nobody continues for so long has failed.")
+    hibernate_after_s: int = _whole(60, "s", 1, 86_400, "An actor with nothing due for so long exits.")
+    delivery_give_up_s: int = _whole(86_400, "s", 1, 30 * 86_400, "How long the final callback is tried.")
+    retention_days: int = _whole(30, "days", 1, 3650, "How long rows are kept after a job's end.")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], **overrides: Any) -> Self:
+        """Read the settings; `overrides` (by field, None = not given) count more than the environment.
+
+        Raises InvalidSetting for a value that is not allowed.
+        """
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            text = environ.get(field.name.upper(), "").strip()
+            given = overrides.pop(field.name, None)
+            if given is not None:
+                text = ",".join(given) if isinstance(given, tuple) else str(given)
+            if text:
+                values[field.name] = _parse(field.name.upper(), text, field.metadata["spec"])
+        if overrides:
+            raise TypeError(f"no such setting: {', '.join(overrides)}")
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        computed = {
+            "data_dir": Path(self.data_dir).expanduser().absolute(),
+            "orchestrator_url": self.orchestrator_url.rstrip("/") or f"http://{_reachable(self.host)}:{self.port}",
+            "worker_url": self.worker_url.rstrip("/") if self.worker_url else None,
+            "max_machines": self.max_machines or os.cpu_count() or 1,
+        }
+        for name, value in computed.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def objects_dir(self) -> Path:
+        """Root of the local object store; a bucket is a folder in it."""
+        return self.data_dir / "objects"
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file."""
+        return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url else self.data_dir / "arke.db"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the unix sockets: short, since their path may have some 100 bytes, and one per data folder."""
+        digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:10]
+        return Path(tempfile.gettempdir()) / f"arke-{os.getuid()}-{digest}"
+
+    @property
+    def callback_secret_file(self) -> Path:
+        """Where the secret is kept that is made when CALLBACK_SECRET is not set."""
+        return self.data_dir / "callback.secret"
+
+    @property
+    def uses_s3(self) -> bool:
+        """Whether objects are on an S3 server rather than in the local folder."""
+        return bool(self.r2_endpoint_url or self.r2_account_id)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def prepare(self) -> None:
+        """Make the folders. Raises InvalidSetting where that fails, or where the socket folder is another's."""
+        try:
+            self.objects_dir.joinpath(self.r2_bucket).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidSetting("DATA_DIR", f"a folder that can be written to ({error.strerror})") from error
+        self.run_dir.mkdir(mode=0o700, exist_ok=True)
+        found = self.run_dir.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise InvalidSetting("TMPDIR", f"a folder in which {self.run_dir.name} is yours alone (mode 0700)")
+
+    def check_exposure(self) -> None:
+        """Raise InvalidSetting when others could reach a service that has no keys."""
+        if not self.is_loopback and not (self.api_keys and self.admin_key):
+            raise InvalidSetting(
+                "HOST",
+                f"a loopback address such as 127.0.0.1 while API_KEYS and ADMIN_KEY are not both set, because anyone "
+                f"who can reach {self.host} could otherwise read, cancel and reset every batch",
+            )
+
+    def to_environ(self) -> dict[str, str]:
+        """The variables from which `load` makes these settings again; secrets included."""
+        return {
+            field.name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) not in (None, ())
+        }
+
+    def masked(self) -> dict[str, str]:
+        """The same for people to read: secrets are shown as `***`."""
+        secret = {f.name.upper() for f in dataclasses.fields(self) if f.metadata["spec"].secret}
+        return {name: "***" if name in secret else value for name, value in self.to_environ().items()}
+
+
+def reference_page() -> str:
+    """docs/reference/settings.md, as `make docs` writes it."""
+    return (
+        "# Settings\n\n"
+        "Environment variables. An empty one counts as not set; one that is not valid ends the start with a sentence\n"
+        "that names it. This page is made from `actors/settings.py` by `make docs`.\n\n" + reference_table()
+    )
+
+
+def reference_table() -> str:
+    """The table of all settings, in Markdown."""
+    lines = ["| variable | default | unit | allowed | what it is for |", "| --- | --- | --- | --- | --- |"]
+    for field in dataclasses.fields(Settings):
+        spec: _Spec = field.metadata["spec"]
+        cells = (f"`{field.name.upper()}`", _shown_default(field.default, spec), spec.unit or "-", _shown_allowed(spec))
+        reason = spec.reason + (" Secret." if spec.secret else "")
+        lines.append("| " + " | ".join((*cells, reason)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown_default(default: object, spec: _Spec) -> str:
+    if spec.computed:
+        return spec.computed.replace("|", "\\|")
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return "-" if default in (None, ()) else f"`{default}`"
+
+
+def _shown_allowed(spec: _Spec) -> str:
+    return f"{spec.least} … {spec.most}" if spec.kind == "whole" else spec.allowed.replace("|", "\\|")
+
+
+def _parse(variable: str, text: str, spec: _Spec) -> Any:
+    """The value of `text`. Raises InvalidSetting; the text itself is never repeated, it may be a secret."""
+    value = _PARSERS[spec.kind](text, spec)
+    if value is None or (spec.choices and value not in spec.choices):
+        raise InvalidSetting(variable, spec.allowed)
+    return value
+
+
+def _parse_text(text: str, spec: _Spec) -> str | None:
+    if not text.isprintable():
+        return None
+    if spec.choices:
+        return next((choice for choice in spec.choices if choice.lower() == text.lower()), None)
+    pattern = "sqlite:///.+" if spec.pattern.startswith("sqlite:") else spec.pattern
+    return text if not pattern or re.fullmatch(pattern, text) else None
+
+
+def _parse_whole(text: str, spec: _Spec) -> int | None:
+    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+        return None
+    return value if spec.least <= (value := int(text)) <= spec.most else None
+
+
+def _parse_words(text: str, _spec: _Spec) -> tuple[str, ...] | None:
+    words = tuple(word.strip() for word in text.split(","))
+    return words if all(word and word.isprintable() for word in words) else None
+
+
+def _parse_url(text: str, _spec: _Spec) -> str | None:
+    return text if re.fullmatch(r"https?://[^\s/]+\S*", text) else None
+
+
+_PARSERS: Final[dict[str, Any]] = {
+    "text": _parse_text,
+    "whole": _parse_whole,
+    "words": _parse_words,
+    "url": _parse_url,
+    "flag": lambda text, _spec: FLAGS.get(text.lower()),
+    "path": lambda text, _spec: Path(text) if "\0" not in text else None,
+}
+
+
+def _reachable(host: str) -> str:
+    """The address by which this machine reaches what listens on `host`."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

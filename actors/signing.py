@@ -1,0 +1,52 @@
+"""Signatures of callbacks and tokens of machines: HMAC-SHA256, compared in constant time."""
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+
+def sign_task(secret: str, batch: str, task: str, run: int, attempt: int) -> str:
+    """The `sig` of a CALLBACK_URL; it names exactly one assignment."""
+    return _digest(secret, f"task\n{batch}\n{task}\n{run}\n{attempt}")
+
+
+def verify_task(accepted: tuple[str, ...], batch: str, task: str, run: int, attempt: int, signature: str) -> bool:
+    """Whether `signature` was made with one of the accepted secrets (the former one counts during rotation)."""
+    return any(
+        hmac.compare_digest(sign_task(secret, batch, task, run, attempt).encode(), signature.encode())
+        for secret in accepted
+    )
+
+
+def machine_token(secret: str, machine: str) -> str:
+    """The MACHINE_TOKEN with which one machine claims work."""
+    return _digest(secret, f"machine\n{machine}")
+
+
+def verify_machine(accepted: tuple[str, ...], machine: str, token: str) -> bool:
+    """Whether `token` is that machine's, under one of the accepted secrets."""
+    return any(hmac.compare_digest(machine_token(secret, machine).encode(), token.encode()) for secret in accepted)
+
+
+def load_or_make_secret(path: Path) -> str:
+    """The secret kept in `path` (mode 0600), made on first use. Safe when two processes start together."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(32))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)  # fails where another process was first: its secret counts
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    return path.read_text().strip()
+
+
+def _digest(secret: str, text: str) -> str:
+    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()

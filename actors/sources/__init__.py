@@ -1,0 +1,1 @@
+"""Sources of a batch's files, one file each."""

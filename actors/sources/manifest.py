@@ -1,0 +1,48 @@
+"""The manifest object of the originals: directories with files."""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+
+from actors.errors import InvalidInput
+from actors.sources.base import Objects, check_key, checked_file
+from worker.contract import FileRef
+
+MAX_BYTES: Final = 1 << 30
+FIELD: Final = "manifest_r2_key"
+
+
+async def read(objects: Objects, key: str) -> list[FileRef]:
+    """The files of the manifest under `key`, in its order, each with the processing_config of its directory.
+
+    Raises:
+        InvalidInput: it is not there, is no JSON, or an entry is not valid; the entry is named.
+    """
+    check_key(key, FIELD)
+    try:
+        raw = await asyncio.to_thread(objects.read, key, MAX_BYTES)
+    except LookupError as error:
+        raise InvalidInput(f"The manifest {key} does not exist: upload it first.", field=FIELD) from error
+    return await asyncio.to_thread(_parse, raw)
+
+
+def _parse(raw: bytes) -> list[FileRef]:
+    try:
+        manifest: Any = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The manifest is not valid JSON: {error}", field=FIELD) from error
+    directories = manifest.get("directories") if isinstance(manifest, dict) else None
+    if not isinstance(directories, list):
+        raise InvalidInput("The manifest must have a list 'directories'.", field=FIELD)
+    files: list[FileRef] = []
+    for d, directory in enumerate(directories):
+        entries = directory.get("files") if isinstance(directory, dict) else None
+        if not isinstance(entries, list):
+            raise InvalidInput(f"The manifest's directories[{d}] must have a list 'files'.", field=FIELD)
+        config = directory.get("processing_config")
+        for f, entry in enumerate(entries):
+            if isinstance(entry, dict) and config is not None:
+                entry = {"processing_config": config} | entry
+            files.append(checked_file(entry, f"directories[{d}].files[{f}]"))
+    return files

@@ -1,0 +1,322 @@
+"""What is written about jobs, their files and their tasks: one function per operation.
+
+Each runs inside the writer's transaction and may be sent again: a second time changes nothing. Each
+raises an ArkeError before or after it wrote; the writer takes back what it wrote.
+"""
+
+import zlib
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Integer, bindparam, delete, func, literal_column, null, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from actors.errors import Conflict, Fenced, NotFound
+from actors.rules.model import Job, Task
+from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
+from actors.store.engine import Db, Sql, one_of
+from actors.store.tables import JOBS, TASKS, files, jobs, tasks
+from worker.contract import FileRef
+
+REMOVED_AT_ONCE: Final = 20_000  # rows of one request of `remove`: about 0.1 s of the writer's time
+
+OWN_ACTOR: Final = "batch:"
+SHARED_ACTOR: Final = "batches:"
+_OPEN_STATES: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
+
+
+class Commit(msgspec.Struct):
+    """One turn of a job, written as a whole or not at all.
+
+    `job` is the whole new row: its `epoch` is the caller's, its `seq` the last one plus 1. What was given
+    at creation (id, kind, message, body_digest, owner, created_at), `placement`, and the ids and keys of
+    tasks are not written: they never change, and their indexes would cost half of the time.
+    """
+
+    job: Job
+    tasks: list[Task] = []  # changed rows, whole; each exists
+    fail_pending: str | None = None  # all pending tasks of the job's run and phase fail with this error
+    rerun: bool = False  # all failed tasks of earlier runs in the job's phase become pending ones of its run
+    now: int = 0  # ms; completed_at of tasks failed by fail_pending
+
+
+_decode_job = msgspec.msgpack.Decoder(Job).decode
+_decode_commit = msgspec.msgpack.Decoder(Commit).decode
+_decode_files = msgspec.msgpack.Decoder(list[FileRef]).decode
+_decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
+_to_json = msgspec.json.Encoder().encode
+
+_AT_CREATION: Final = {"id", "kind", "message", "body_digest", "owner", "created_at", "placement"}
+_TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION]
+_QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "epoch", "seq", "placement"}]
+_WHEN_PLANNED: Final = {"job_id", "phase", "n", "task_id", "input_r2_key", "output_r2_key"}
+_TASK_COLUMNS: Final = [name for name in TASKS.columns if name not in _WHEN_PLANNED]
+
+_SELECT_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id")))
+_INSERT_JOB = Sql(upsert(jobs).on_conflict_do_nothing(), JOBS.columns)
+_REPLACE_JOB = Sql(
+    update(jobs).where(jobs.c.id == bindparam("key_id")), [name for name in JOBS.columns if name != "id"]
+)
+_QUEUE_JOB = Sql(
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("key_id"),
+        jobs.c.run == bindparam("key_run"),
+        jobs.c.state == JobState.RECEIVING.value,
+    )
+    .values(epoch=jobs.c.epoch + 1, seq=0),
+    _QUEUE_COLUMNS,
+)
+_INTAKE = Sql(
+    update(jobs)
+    .where(jobs.c.id == bindparam("key_id"))
+    .values(
+        files_total=jobs.c.files_total + bindparam("added"),
+        source_cursor=bindparam("cursor"),
+        alarm_at=bindparam("alarm"),
+    )
+)
+_INTAKE_ALARM = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(alarm_at=bindparam("alarm")))
+_INSERT_FILE = Sql(upsert(files).on_conflict_do_nothing(), [column.name for column in files.c])
+_FILE_ROW = _INSERT_FILE.picker([column.name for column in files.c])
+_INSERT_TASK = Sql(upsert(tasks).on_conflict_do_nothing(index_elements=["job_id", "phase", "n"]), TASKS.columns)
+_INSERT_TASK_ROW = _INSERT_TASK.picker(TASKS.columns)
+_COUNT_OWN_ACTORS = Sql(
+    select(func.count())
+    .select_from(jobs)
+    .where(
+        one_of(jobs.c.state, _OPEN_STATES),
+        jobs.c.placement >= OWN_ACTOR,
+        jobs.c.placement < OWN_ACTOR[:-1] + chr(ord(OWN_ACTOR[-1]) + 1),
+    )
+)
+_PLACE = Sql(
+    update(jobs)
+    .where(jobs.c.id == bindparam("key_id"))
+    .values(placement=bindparam("place"), alarm_at=bindparam("alarm"))
+)
+_ACTIVATE = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(epoch=jobs.c.epoch + 1, seq=0))
+_IN_FLIGHT = Sql(
+    select(*TASKS.select).where(
+        tasks.c.job_id == bindparam("job_id"),
+        tasks.c.status == TaskStatus.PROCESSING.value,
+        tasks.c.phase == bindparam("phase"),
+        tasks.c.run == bindparam("run"),
+    )
+)
+_TURN = Sql(
+    update(jobs).where(
+        jobs.c.id == bindparam("key_id"),
+        jobs.c.epoch == bindparam("key_epoch"),
+        jobs.c.seq == bindparam("former_seq"),
+    ),
+    _TURN_COLUMNS,
+)
+_SELECT_FENCE = Sql(select(jobs.c.epoch, jobs.c.seq).where(jobs.c.id == bindparam("id")))
+_UPDATE_TASK = Sql(
+    update(tasks).where(
+        tasks.c.job_id == bindparam("key_job_id"),
+        tasks.c.phase == bindparam("key_phase"),
+        tasks.c.n == bindparam("key_n"),
+    ),
+    _TASK_COLUMNS,
+)
+_UPDATE_TASK_ROW = _UPDATE_TASK.picker(TASKS.columns)
+_FAIL_PENDING = Sql(
+    update(tasks)
+    .where(
+        tasks.c.job_id == bindparam("key_job_id"),
+        tasks.c.status == TaskStatus.PENDING.value,
+        tasks.c.phase == bindparam("key_phase"),
+        tasks.c.run == bindparam("key_run"),
+    )
+    .values(status=TaskStatus.FAILED.value, error=bindparam("why"), completed_at=bindparam("at"))
+)
+_RERUN = Sql(
+    update(tasks)
+    .where(
+        tasks.c.job_id == bindparam("key_job_id"),
+        tasks.c.status == TaskStatus.FAILED.value,
+        tasks.c.phase == bindparam("key_phase"),
+        tasks.c.run < bindparam("new_run"),
+    )
+    .values(
+        {
+            **dict.fromkeys(
+                (
+                    "machine", "claim", "assigned_at", "heard_at", "deadline_at", "started_at", "completed_at",
+                    "error", "output_file_name", "output_file_size", "performance", "cpu_ms", "pages",
+                ),
+                null(),
+            ),
+            "run": bindparam("new_run"),
+            "status": TaskStatus.PENDING.value,
+            "attempt": 0,
+            "tries": 0,
+            "not_before": 0,
+            "notes": "[]",
+        }
+    )
+)  # fmt: skip
+_DELETE_TASKS = Sql(delete(tasks).where(tasks.c.job_id == bindparam("id")))
+_DELETE_FILES = Sql(delete(files).where(files.c.job_id == bindparam("id")))
+_DELETE_JOB = Sql(delete(jobs).where(jobs.c.id == bindparam("id")))
+_ROWID: Final = literal_column("rowid", Integer)
+_DELETE_SOME_TASKS = Sql(
+    delete(tasks).where(
+        _ROWID.in_(select(_ROWID).select_from(tasks).where(tasks.c.job_id == bindparam("id")).limit(bindparam("most")))
+    )
+)
+_DELETE_SOME_FILES = Sql(
+    delete(files).where(
+        _ROWID.in_(select(_ROWID).select_from(files).where(files.c.job_id == bindparam("id")).limit(bindparam("most")))
+    )
+)
+
+
+def _find(db: Db, job_id: str) -> Job:
+    row = db.row(_SELECT_JOB, {"id": job_id})
+    if row is None:
+        raise NotFound(f"No batch has the id {job_id}.")
+    return JOBS.struct_of(row)
+
+
+def create(db: Db, request: dict[str, Any]) -> bytes:
+    """Insert a job, or leave the existing one untouched. Answers (row, whether it is new)."""
+    job = _decode_job(request["job"])
+    created = db.run(_INSERT_JOB, JOBS.values(job)) == 1
+    return msgspec.msgpack.encode((job if created else _find(db, job.id), created))
+
+
+def recreate(db: Db, request: dict[str, Any]) -> bytes:
+    """A new run with a new list over a failed or cancelled job. Answers the row.
+
+    Its files and tasks are deleted. The epoch goes on, so that a former activation writes nothing
+    (invariant 2); `delivered_runs` stays, since the receiver has not forgotten either.
+    """
+    job = _decode_job(request["job"])
+    old = _find(db, job.id)
+    if (old.state, old.body_digest, old.created_at) == (JobState.RECEIVING, job.body_digest, job.created_at):
+        return msgspec.msgpack.encode(old)
+    if old.state not in (JobState.FAILED, JobState.CANCELLED):
+        raise Conflict(f"The batch is {old.state}: only a failed or cancelled one can be created again.")
+    job = msgspec.structs.replace(job, run=old.run + 1, epoch=old.epoch + 1, seq=0, delivered_runs=old.delivered_runs)
+    db.run(_DELETE_TASKS, {"id": job.id})
+    db.run(_DELETE_FILES, {"id": job.id})
+    db.run(_REPLACE_JOB, {**JOBS.values(job), "key_id": job.id})
+    return msgspec.msgpack.encode(job)
+
+
+def add_files(db: Db, request: dict[str, Any]) -> None:
+    """A page of intake. A page that is there already moves the alarm only, never the cursor back."""
+    job = _find(db, request["job_id"])
+    if job.state is not JobState.RECEIVING or job.run != request["run"]:
+        raise Conflict(f"The batch takes no more files: it is {job.state} in run {job.run}.")
+    page = _decode_files(request["files"])
+    added = db.run_many(
+        _INSERT_FILE,
+        [
+            _FILE_ROW((job.id, 0, n, _to_json(file).decode(), file.r2_key))
+            for n, file in enumerate(page, request["first_n"])
+        ],
+    )
+    values = {"key_id": job.id, "alarm": request["alarm_at"]}
+    if added or not page:
+        db.run(_INTAKE, {**values, "added": added, "cursor": request["cursor"]})
+    else:
+        db.run(_INTAKE_ALARM, values)
+
+
+def plan(db: Db, request: dict[str, Any]) -> None:
+    """Insert tasks of one phase; those that exist stay as they are."""
+    job = _find(db, request["job_id"])
+    if job.run != request["run"] or job.state in TERMINAL_JOBS:
+        raise Conflict(f"The batch takes no more tasks: it is {job.state} in run {job.run}.")
+    db.run_many(_INSERT_TASK, [_INSERT_TASK_ROW(TASKS.row(task)) for task in _decode_tasks(request["tasks"])])
+
+
+def queue(db: Db, request: dict[str, Any]) -> None:
+    """Intake is over. The epoch is raised: an activation that still sees RECEIVING writes nothing."""
+    job = _decode_job(request["job"])
+    if db.run(_QUEUE_JOB, {**JOBS.values(job), "key_id": job.id, "key_run": job.run}) == 1:
+        return
+    found = _find(db, job.id)
+    if found.run != job.run or found.queued_at != job.queued_at or found.queued_at is None:
+        raise Conflict(f"The batch cannot be queued: it is {found.state} in run {found.run}.")
+
+
+def admit(db: Db, request: dict[str, Any]) -> str | None:
+    """Give the job its place, once. None: it has to wait for a slot."""
+    job = _find(db, request["job_id"])
+    if job.placement is not None:
+        return job.placement
+    counted = db.row(_COUNT_OWN_ACTORS, {})
+    if counted is not None and counted[0] < request["max_active"]:
+        place = OWN_ACTOR + job.id
+    elif job.tasks_total <= request["small_tasks"]:
+        place = f"{SHARED_ACTOR}{zlib.crc32(job.id.encode()) % request['shared_hosts']}"
+    else:
+        return None
+    alarm = job.alarm_at if job.state in TERMINAL_JOBS else request["now"]
+    db.run(_PLACE, {"key_id": job.id, "place": place, "alarm": alarm})
+    return place
+
+
+def activate(db: Db, request: dict[str, Any]) -> bytes:
+    """Invariant 2: the next epoch. Answers (row, tasks in flight in its run and phase)."""
+    db.run(_ACTIVATE, {"key_id": request["job_id"]})
+    job = _find(db, request["job_id"])
+    rows = db.rows(_IN_FLIGHT, {"job_id": job.id, "phase": job.phase, "run": job.run})
+    return msgspec.msgpack.encode((job, [TASKS.struct_of(row) for row in rows]))
+
+
+def commit(db: Db, request: dict[str, Any]) -> None:
+    """Write one turn. Invariant 2: only the epoch of the newest activation does.
+
+    The commit that was written last may come again, since its answer may have been lost. Raises Fenced
+    for any other that does not follow on it, NotFound if one of its tasks does not exist.
+    """
+    turn = _decode_commit(request["commit"])
+    job = turn.job
+    values = {**JOBS.values(job), "key_id": job.id, "key_epoch": job.epoch, "former_seq": job.seq - 1}
+    if db.run(_TURN, values) == 0:
+        if db.row(_SELECT_FENCE, {"id": job.id}) == (job.epoch, job.seq):
+            return
+        raise Fenced
+    changed = db.run_many(_UPDATE_TASK, [_UPDATE_TASK_ROW(TASKS.row(task)) for task in turn.tasks])
+    if changed != len(turn.tasks):
+        raise NotFound(f"{len(turn.tasks) - changed} of the tasks to be written do not exist.")
+    key = {"key_job_id": job.id, "key_phase": job.phase}
+    if turn.rerun:
+        db.run(_RERUN, {**key, "new_run": job.run})
+    if turn.fail_pending is not None:
+        db.run(_FAIL_PENDING, {**key, "key_run": job.run, "why": turn.fail_pending, "at": turn.now})
+
+
+def remove(db: Db, request: dict[str, Any]) -> bool:
+    """Delete a terminal job, at most REMOVED_AT_ONCE rows; its own row last. Answers whether it is gone."""
+    job_id = request["job_id"]
+    row = db.row(_SELECT_JOB, {"id": job_id})
+    if row is None:
+        return True
+    if JOBS.struct_of(row).state not in TERMINAL_JOBS:
+        raise Conflict("The batch is not over: cancel it first.")
+    left = REMOVED_AT_ONCE - db.run(_DELETE_SOME_TASKS, {"id": job_id, "most": REMOVED_AT_ONCE})
+    left -= db.run(_DELETE_SOME_FILES, {"id": job_id, "most": left}) if left else 0
+    if left == 0:
+        return False
+    db.run(_DELETE_JOB, {"id": job_id})
+    return True
+
+
+OPERATIONS: Final = {
+    "create": create,
+    "recreate": recreate,
+    "add_files": add_files,
+    "plan": plan,
+    "queue": queue,
+    "admit": admit,
+    "activate": activate,
+    "commit": commit,
+    "remove": remove,
+}

@@ -1,0 +1,219 @@
+"""The store as the engine and the front use it: writes go to the one writer, reads to the file itself."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from sqlalchemy.exc import DBAPIError
+
+from actors.errors import Unavailable
+from actors.rules.model import Job, Machine, Task
+from actors.store import reads
+from actors.store.batches import Commit
+from actors.store.engine import Db, DriverError, open_file
+from worker.contract import FileRef
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_job = msgspec.msgpack.Decoder(Job).decode
+_decode_created = msgspec.msgpack.Decoder(tuple[Job, bool]).decode
+_decode_activated = msgspec.msgpack.Decoder(tuple[Job, list[Task]]).decode
+
+
+class WriteSide(Protocol):
+    """Where writes go: `actors.wire.Client` or `LocalWriter`."""
+
+    async def call(self, request: dict[str, Any]) -> Any: ...
+
+
+class Store:
+    """All that is kept about jobs and machines.
+
+    A write raises what the writer answered, Unavailable when the disk refused it, or ConnectionError when
+    the writer went away: then it may have been applied, and every write may be sent again as it is.
+    A read sees every write that was acknowledged before it; it never wakes an actor. The file is opened
+    at the first read, after the writer has made it; Unavailable before.
+    """
+
+    def __init__(self, write: WriteSide, path: Path, *, inline: bool = False) -> None:
+        self._write = write
+        self._path = path
+        self._db: Db | None = None
+        self._reader = None if inline else ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
+
+    async def close(self) -> None:
+        """Close the reading side. The writer is not touched."""
+        if self._reader is not None:
+            await asyncio.get_running_loop().run_in_executor(self._reader, self._close_file)
+            self._reader.shutdown()
+        else:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    async def _read(self, question: Callable[[Db], T]) -> T:
+        if self._reader is None:
+            return self._ask(question)
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._ask, question)
+
+    def _ask(self, question: Callable[[Db], T]) -> T:
+        try:
+            if self._db is None:
+                self._db = open_file(self._path, read_only=True)
+            return question(self._db)
+        except (DriverError, DBAPIError) as error:
+            self._close_file()
+            raise Unavailable(
+                "The store cannot be read at the moment. Send the same request again.", retry_after_s=1
+            ) from error
+
+    # -- writes: jobs -------------------------------------------------------------------------------
+
+    async def create(self, job: Job) -> tuple[Job, bool]:
+        """Insert a job. Answers its row and True, or the existing row, untouched, and False."""
+        return _decode_created(await self._write.call({"op": "create", "job": _encode(job)}))
+
+    async def recreate(self, job: Job) -> Job:
+        """A new run with a new list over a failed or cancelled job, whose files and tasks go.
+
+        Answers the row as written (run and epoch follow on the old ones). Raises Conflict for another
+        state, NotFound.
+        """
+        return _decode_job(await self._write.call({"op": "recreate", "job": _encode(job)}))
+
+    async def add_files(
+        self, job_id: str, run: int, first_n: int, files: list[FileRef], cursor: str | None, alarm_at: int
+    ) -> None:
+        """A page of intake, numbered from `first_n`; adds to `files_total`. The same page again adds nothing.
+
+        Raises Conflict unless the job is RECEIVING in this run, NotFound.
+        """
+        await self._write.call({
+            "op": "add_files", "job_id": job_id, "run": run, "first_n": first_n, "files": _encode(files),
+            "cursor": cursor, "alarm_at": alarm_at,
+        })  # fmt: skip
+
+    async def plan(self, job_id: str, run: int, phase_index: int, tasks: list[Task]) -> None:
+        """Insert tasks of a phase; those that exist stay. Counters are the caller's.
+
+        Raises Conflict if the run is another one or over, NotFound, ValueError for a task of another phase.
+        """
+        if any(task.phase != phase_index or task.job_id != job_id for task in tasks):
+            raise ValueError("a task belongs to another phase or job")
+        await self._write.call({"op": "plan", "job_id": job_id, "run": run, "tasks": _encode(tasks)})
+
+    async def queue(self, job: Job) -> None:
+        """Intake is over: write the whole row, if the job is still RECEIVING in this run (else Conflict).
+
+        `queued_at` tells a repetition from another caller. The epoch is raised, the placement kept.
+        """
+        await self._write.call({"op": "queue", "job": _encode(job)})
+
+    async def admit(self, job_id: str, *, max_active: int, small_tasks: int, shared_hosts: int, now: int) -> str | None:
+        """The place of a job: set once, its own actor while fewer than `max_active` jobs that are not over
+        have one, else, for at most `small_tasks` tasks, a shared one; None: wait. Raises NotFound.
+        """
+        place: str | None = await self._write.call({
+            "op": "admit", "job_id": job_id, "max_active": max_active, "small_tasks": small_tasks,
+            "shared_hosts": shared_hosts, "now": now,
+        })  # fmt: skip
+        return place
+
+    async def activate(self, job_id: str) -> tuple[Job, list[Task]]:
+        """Take over a job: the row with its new epoch, and the tasks in flight of its run and phase."""
+        return _decode_activated(await self._write.call({"op": "activate", "job_id": job_id}))
+
+    async def commit(self, commit: Commit) -> None:
+        """Write one turn. Raises Fenced if another activation has taken over: nothing was written."""
+        await self._write.call({"op": "commit", "commit": _encode(commit)})
+
+    async def remove(self, job_id: str) -> None:
+        """Delete a terminal job with all its rows, in several transactions if it is large. Raises Conflict."""
+        while not await self._write.call({"op": "remove", "job_id": job_id}):
+            pass
+
+    # -- writes: singletons and machines ------------------------------------------------------------
+
+    async def activate_singleton(self, name: str) -> int:
+        """Take over the one actor of this name: its new epoch. Its next commit has seq 1."""
+        epoch: int = await self._write.call({"op": "activate_singleton", "name": name})
+        return epoch
+
+    async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None:
+        """Insert or replace machines. Raises Fenced if another activation of `name` has taken over."""
+        await self._write.call({
+            "op": "commit_machines", "name": name, "epoch": epoch, "seq": seq, "machines": _encode(machines),
+        })  # fmt: skip
+
+    async def forget_machines(self, before: int, limit: int = 10_000) -> int:
+        """Delete at most `limit` machines that are gone since before the time `before`; how many."""
+        count: int = await self._write.call({"op": "forget_machines", "before": before, "limit": limit})
+        return count
+
+    # -- reads --------------------------------------------------------------------------------------
+
+    async def job(self, job_id: str) -> Job | None:
+        """The row of a job."""
+        return await self._read(lambda db: reads.job(db, job_id))
+
+    async def tasks(self, job_id: str, task_ids: list[str]) -> list[Task]:
+        """Those of the tasks that exist, in no order."""
+        return await self._read(lambda db: reads.some_tasks(db, job_id, task_ids))
+
+    async def pending(self, job_id: str, phase: int, run: int, now: int, limit: int) -> tuple[list[Task], int | None]:
+        """Pending tasks that are due, in the order to take them; if there is none, when the next one is."""
+        return await self._read(lambda db: reads.pending(db, job_id, phase, run, now, limit))
+
+    async def files(self, job_id: str, phase: int, after_n: int, limit: int) -> list[tuple[int, FileRef, Task | None]]:
+        """The files after number `after_n` (-1: from the first) of a phase's list, each with its task."""
+        return await self._read(lambda db: reads.some_files(db, job_id, phase, after_n, limit))
+
+    async def taken_keys(self, job_id: str, keys: list[str]) -> set[str]:
+        """Which of the keys are a file of the job or the output of one of its tasks."""
+        return await self._read(lambda db: reads.taken_keys(db, job_id, keys))
+
+    async def list_jobs(
+        self, *, state: str | None = None, status: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[Job], str | None]:
+        """A page of jobs, newest first, and the cursor of the next one. Raises InvalidInput for a wrong cursor.
+
+        `state` is a JobState; `status` what callers see: DONE, ERROR, or the name of a phase.
+        """
+        return await self._read(lambda db: reads.list_jobs(db, state, status, limit, cursor))
+
+    async def list_tasks(
+        self, job_id: str, *, status: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Task], str | None]:
+        """A page of tasks and the cursor of the next one. Raises InvalidInput for a wrong cursor."""
+        return await self._read(lambda db: reads.list_tasks(db, job_id, status, limit, cursor))
+
+    async def count_tasks(self, job_id: str, phase: int, run: int) -> dict[str, int]:
+        """How many tasks have each status: counted, for checks (invariant 7)."""
+        return await self._read(lambda db: reads.count_tasks(db, job_id, phase, run))
+
+    async def overdue(self, now: int, limit: int) -> list[Job]:
+        """Placed jobs whose alarm is due, and finished ones whose delivery is."""
+        return await self._read(lambda db: reads.overdue(db, now, limit))
+
+    async def waiting(self, limit: int) -> list[Job]:
+        """Queued jobs without a place, oldest first."""
+        return await self._read(lambda db: reads.waiting(db, limit))
+
+    async def stalled(self, now: int, limit: int) -> list[Job]:
+        """Jobs whose intake was not continued in time."""
+        return await self._read(lambda db: reads.stalled(db, now, limit))
+
+    async def expired(self, before: int, limit: int) -> list[str]:
+        """Ids of jobs that ended before the time `before` and have nothing to deliver."""
+        return await self._read(lambda db: reads.expired(db, before, limit))
+
+    async def machines(self, *, alive: bool = True) -> list[Machine]:
+        """All machines, or those that are not gone; oldest first."""
+        return await self._read(lambda db: reads.some_machines(db, alive=alive))

@@ -1,0 +1,82 @@
+"""What is written about machines and about actors of which there is one."""
+
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Integer, bindparam, delete, literal_column, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from actors.errors import Fenced
+from actors.rules.model import Machine
+from actors.rules.states import MachineState
+from actors.store.engine import Db, Sql
+from actors.store.tables import MACHINES, machines, singletons
+
+_decode_machines = msgspec.msgpack.Decoder(list[Machine]).decode
+
+_new_singleton = insert(singletons).values(name=bindparam("key_name"), epoch=1, seq=0)
+_ACTIVATE = Sql(
+    _new_singleton.on_conflict_do_update(
+        index_elements=["name"], set_={"epoch": singletons.c.epoch + 1, "seq": 0}
+    ).returning(singletons.c.epoch)
+)
+_TURN = Sql(
+    update(singletons)
+    .where(
+        singletons.c.name == bindparam("key_name"),
+        singletons.c.epoch == bindparam("key_epoch"),
+        singletons.c.seq == bindparam("former_seq"),
+    )
+    .values(seq=bindparam("new_seq"))
+)
+_SELECT_FENCE = Sql(select(singletons.c.epoch, singletons.c.seq).where(singletons.c.name == bindparam("name")))
+_upsert = insert(machines)
+_UPSERT_MACHINE = Sql(
+    _upsert.on_conflict_do_update(
+        index_elements=["id"],
+        set_={name: _upsert.excluded[name] for name in MACHINES.columns if name != "id"},
+    ),
+    MACHINES.columns,
+)
+_MACHINE_ROW = _UPSERT_MACHINE.picker(MACHINES.columns)
+_ROWID: Final = literal_column("rowid", Integer)
+_FORGET = Sql(
+    delete(machines).where(
+        _ROWID.in_(
+            select(_ROWID)
+            .select_from(machines)
+            .where(machines.c.state == MachineState.GONE.value, machines.c.ended_at < bindparam("before"))
+            .limit(bindparam("most"))
+        )
+    )
+)
+
+
+def activate_singleton(db: Db, request: dict[str, Any]) -> int:
+    """The next epoch of the actor of this name (invariant 2), from 1."""
+    ((epoch,),) = db.rows(_ACTIVATE, {"key_name": request["name"]})
+    return int(epoch)
+
+
+def commit_machines(db: Db, request: dict[str, Any]) -> None:
+    """Insert or replace machines, fenced as a commit of a job is. May be sent again."""
+    name, epoch, seq = request["name"], request["epoch"], request["seq"]
+    values = {"key_name": name, "key_epoch": epoch, "former_seq": seq - 1, "new_seq": seq}
+    if db.run(_TURN, values) == 0:
+        if db.row(_SELECT_FENCE, {"name": name}) == (epoch, seq):
+            return
+        raise Fenced
+    rows = [_MACHINE_ROW(MACHINES.row(machine)) for machine in _decode_machines(request["machines"])]
+    db.run_many(_UPSERT_MACHINE, rows)
+
+
+def forget_machines(db: Db, request: dict[str, Any]) -> int:
+    """Delete machines that are gone since before a time; answers how many."""
+    return db.run(_FORGET, {"before": request["before"], "most": request["limit"]})
+
+
+OPERATIONS: Final = {
+    "activate_singleton": activate_singleton,
+    "commit_machines": commit_machines,
+    "forget_machines": forget_machines,
+}

@@ -1,0 +1,264 @@
+"""What is read: one function per question. Each page costs the same wherever it starts (keyset, never OFFSET)."""
+
+import base64
+import binascii
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Select, and_, bindparam, func, or_, select, tuple_
+
+from actors.errors import InvalidInput
+from actors.rules.model import Job, Machine, Task
+from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, MachineState, TaskStatus
+from actors.store.engine import Db, Sql, one_of
+from actors.store.tables import JOBS, MACHINES, TASKS, files, jobs, machines, tasks
+from worker.contract import FileRef
+
+_decode_file = msgspec.json.Decoder(FileRef).decode
+_OPEN: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
+_TERMINAL: Final = sorted(state.value for state in TERMINAL_JOBS)
+_FIRST: Final = -1  # before every n and phase
+_END: Final = 2**62  # after every time
+
+_STATUS_ERROR: Final = [JobState.CANCELLED.value, JobState.FAILED.value]
+
+_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id")))
+_all_tasks = select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id"))
+_TASKS_BY_ID = Sql(
+    _all_tasks.where(tasks.c.task_id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)))
+)
+_pending = and_(
+    tasks.c.status == TaskStatus.PENDING.value,
+    tasks.c.phase == bindparam("phase"),
+    tasks.c.run == bindparam("run"),
+)
+_PENDING = Sql(
+    _all_tasks.where(_pending, tasks.c.not_before <= bindparam("now"))
+    .order_by(tasks.c.not_before, tasks.c.n)
+    .limit(bindparam("most"))
+)
+_NEXT_PENDING = Sql(
+    select(tasks.c.not_before)
+    .where(tasks.c.job_id == bindparam("job_id"), _pending)
+    .order_by(tasks.c.not_before)
+    .limit(1)
+)
+_FILES = Sql(
+    select(files.c.n, files.c.doc, *TASKS.select)
+    .select_from(
+        files.outerjoin(
+            tasks,
+            and_(tasks.c.job_id == files.c.job_id, tasks.c.phase == files.c.phase, tasks.c.n == files.c.n),
+        )
+    )
+    .where(
+        files.c.job_id == bindparam("job_id"),
+        files.c.phase == bindparam("phase"),
+        files.c.n > bindparam("after_n"),
+    )
+    .order_by(files.c.n)
+    .limit(bindparam("most"))
+)
+_keys = select(func.json_each(bindparam("keys")).table_valued("value").c.value)
+_TAKEN_KEYS = Sql(
+    select(files.c.r2_key)
+    .where(files.c.job_id == bindparam("job_id"), files.c.r2_key.in_(_keys))
+    .union(select(tasks.c.output_r2_key).where(tasks.c.job_id == bindparam("job_id"), tasks.c.output_r2_key.in_(_keys)))
+)
+_COUNT_TASKS = Sql(
+    select(tasks.c.status, func.count())
+    .where(
+        tasks.c.job_id == bindparam("job_id"),
+        one_of(tasks.c.status, [status.value for status in TaskStatus]),
+        tasks.c.phase == bindparam("phase"),
+        tasks.c.run == bindparam("run"),
+    )
+    .group_by(tasks.c.status)
+)
+
+
+def _newest_first(*conditions: Any) -> Sql:
+    page: Select[Any] = (
+        select(*JOBS.select)
+        .where(*conditions, tuple_(jobs.c.created_at, jobs.c.id) < tuple_(bindparam("before"), bindparam("before_id")))
+        .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
+        .limit(bindparam("most"))
+    )
+    return Sql(page)
+
+
+_LIST_JOBS = _newest_first()
+_LIST_STATE = _newest_first(jobs.c.state == bindparam("state"))
+_LIST_ERROR = _newest_first(one_of(jobs.c.state, _STATUS_ERROR))
+_LIST_PHASE = _newest_first(
+    one_of(jobs.c.state, _OPEN),
+    func.json_extract(jobs.c.phases, func.printf("$[%d]", jobs.c.phase)) == bindparam("status"),
+)
+_LIST_TASKS = Sql(
+    _all_tasks.where(tuple_(tasks.c.phase, tasks.c.n) > tuple_(bindparam("phase"), bindparam("n")))
+    .order_by(tasks.c.phase, tasks.c.n)
+    .limit(bindparam("most"))
+)
+_status_order = (tasks.c.phase, tasks.c.run, tasks.c.not_before, tasks.c.n)
+_LIST_TASKS_STATUS = Sql(
+    _all_tasks.where(
+        tasks.c.status == bindparam("status"),
+        tuple_(*_status_order) > tuple_(bindparam("phase"), bindparam("run"), bindparam("not_before"), bindparam("n")),
+    )
+    .order_by(*_status_order)
+    .limit(bindparam("most"))
+)
+
+
+def _jobs_where(*conditions: Any, order: Any) -> Sql:
+    return Sql(select(*JOBS.select).where(*conditions).order_by(order).limit(bindparam("most")))
+
+
+_ALARM_DUE = _jobs_where(jobs.c.alarm_at <= bindparam("now"), jobs.c.placement.is_not(None), order=jobs.c.alarm_at)
+_DELIVERY_DUE = _jobs_where(
+    jobs.c.delivery == Delivery.PENDING.value,
+    or_(jobs.c.delivery_at <= bindparam("now"), jobs.c.delivery_at.is_(None)),
+    one_of(jobs.c.state, _TERMINAL),
+    order=jobs.c.delivery_at,
+)
+_WAITING = _jobs_where(jobs.c.state == JobState.QUEUED.value, jobs.c.placement.is_(None), order=jobs.c.created_at)
+_STALLED = _jobs_where(
+    jobs.c.state == JobState.RECEIVING.value, jobs.c.alarm_at <= bindparam("now"), order=jobs.c.alarm_at
+)
+_EXPIRED = Sql(
+    select(jobs.c.id)
+    .where(
+        jobs.c.completed_at < bindparam("before"),
+        one_of(jobs.c.state, _TERMINAL),
+        jobs.c.delivery != Delivery.PENDING.value,
+    )
+    .order_by(jobs.c.completed_at)
+    .limit(bindparam("most"))
+)
+_MACHINES = Sql(select(*MACHINES.select).order_by(machines.c.created_at, machines.c.id))
+_MACHINES_ALIVE = Sql(
+    select(*MACHINES.select)
+    .where(one_of(machines.c.state, [state.value for state in MachineState if state is not MachineState.GONE]))
+    .order_by(machines.c.created_at, machines.c.id)
+)
+
+
+def job(db: Db, job_id: str) -> Job | None:
+    row = db.row(_JOB, {"id": job_id})
+    return None if row is None else JOBS.struct_of(row)
+
+
+def some_tasks(db: Db, job_id: str, task_ids: list[str]) -> list[Task]:
+    rows = db.rows(_TASKS_BY_ID, {"job_id": job_id, "ids": _json(task_ids)})
+    return [TASKS.struct_of(row) for row in rows]
+
+
+def pending(db: Db, job_id: str, phase: int, run: int, now: int, limit: int) -> tuple[list[Task], int | None]:
+    key = {"job_id": job_id, "phase": phase, "run": run}
+    rows = db.rows(_PENDING, {**key, "now": now, "most": limit})
+    if rows:
+        return [TASKS.struct_of(row) for row in rows], None
+    later = db.row(_NEXT_PENDING, key)
+    return [], None if later is None else later[0]
+
+
+def some_files(db: Db, job_id: str, phase: int, after_n: int, limit: int) -> list[tuple[int, FileRef, Task | None]]:
+    rows = db.rows(_FILES, {"job_id": job_id, "phase": phase, "after_n": after_n, "most": limit})
+    return [(n, _decode_file(doc), None if task[0] is None else TASKS.struct_of(task)) for n, doc, *task in rows]
+
+
+def taken_keys(db: Db, job_id: str, keys: list[str]) -> set[str]:
+    return {key for (key,) in db.rows(_TAKEN_KEYS, {"job_id": job_id, "keys": _json(keys)})}
+
+
+def count_tasks(db: Db, job_id: str, phase: int, run: int) -> dict[str, int]:
+    counted: dict[str, int] = dict(db.rows(_COUNT_TASKS, {"job_id": job_id, "phase": phase, "run": run}))
+    return {status.value: counted.get(status.value, 0) for status in TaskStatus}
+
+
+def list_jobs(
+    db: Db, state: str | None, status: str | None, limit: int, cursor: str | None
+) -> tuple[list[Job], str | None]:
+    """Newest first. `status` is what callers see: DONE, ERROR, or the name of the current phase."""
+    before, before_id = _read_cursor(cursor, (int, str)) if cursor else (_END, "")
+    sql, values = _jobs_by(state, status)
+    rows = db.rows(sql, {**values, "before": before, "before_id": before_id, "most": limit + 1})
+    found = [JOBS.struct_of(row) for row in rows[:limit]]
+    more = len(rows) > limit
+    return found, _cursor(found[-1].created_at, found[-1].id) if more and found else None
+
+
+def _jobs_by(state: str | None, status: str | None) -> tuple[Sql, dict[str, Any]]:
+    if state is not None:
+        return _LIST_STATE, {"state": state}
+    if status is None:
+        return _LIST_JOBS, {}
+    if status == "DONE":
+        return _LIST_STATE, {"state": JobState.DONE.value}
+    if status == "ERROR":
+        return _LIST_ERROR, {}
+    return _LIST_PHASE, {"status": status}
+
+
+def list_tasks(
+    db: Db, job_id: str, status: str | None, limit: int, cursor: str | None
+) -> tuple[list[Task], str | None]:
+    """By phase and number; those of one status in the order in which they are (or were) to be taken."""
+    values: dict[str, Any] = {"job_id": job_id, "most": limit + 1}
+    if status is None:
+        phase, n = _read_cursor(cursor, (int, int)) if cursor else (_FIRST, _FIRST)
+        rows = db.rows(_LIST_TASKS, {**values, "phase": phase, "n": n})
+    else:
+        at = _read_cursor(cursor, (int, int, int, int)) if cursor else (_FIRST,) * 4
+        place = dict(zip(("phase", "run", "not_before", "n"), at, strict=True))
+        rows = db.rows(_LIST_TASKS_STATUS, {**values, **place, "status": status})
+    found = [TASKS.struct_of(row) for row in rows[:limit]]
+    if len(rows) <= limit or not found:
+        return found, None
+    last = found[-1]
+    if status is None:
+        return found, _cursor(last.phase, last.n)
+    return found, _cursor(last.phase, last.run, last.not_before, last.n)
+
+
+def overdue(db: Db, now: int, limit: int) -> list[Job]:
+    """Placed jobs whose alarm is due, then finished ones whose delivery is; each once."""
+    rows = db.rows(_ALARM_DUE, {"now": now, "most": limit}) + db.rows(_DELIVERY_DUE, {"now": now, "most": limit})
+    found = {row[0]: row for row in reversed(rows)}
+    ordered = [found.pop(row[0]) for row in rows if row[0] in found]
+    return [JOBS.struct_of(row) for row in ordered[:limit]]
+
+
+def waiting(db: Db, limit: int) -> list[Job]:
+    return [JOBS.struct_of(row) for row in db.rows(_WAITING, {"most": limit})]
+
+
+def stalled(db: Db, now: int, limit: int) -> list[Job]:
+    return [JOBS.struct_of(row) for row in db.rows(_STALLED, {"now": now, "most": limit})]
+
+
+def expired(db: Db, before: int, limit: int) -> list[str]:
+    return [job_id for (job_id,) in db.rows(_EXPIRED, {"before": before, "most": limit})]
+
+
+def some_machines(db: Db, *, alive: bool) -> list[Machine]:
+    return [MACHINES.struct_of(row) for row in db.rows(_MACHINES_ALIVE if alive else _MACHINES, {})]
+
+
+def _json(value: list[str]) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _cursor(*key: int | str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
+    """The key inside a cursor. Raises InvalidInput for what this module has not made."""
+    try:
+        key = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=tuple[Any, ...])
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor") from error
+    if tuple(map(type, key)) != types:
+        raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor")
+    return key

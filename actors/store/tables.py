@@ -1,0 +1,184 @@
+"""All tables. Columns are the fields of the structs in `actors.rules.model`, by the same names.
+
+Times are milliseconds since 1970 UTC, sizes bytes. Dictionaries and tuples are JSON text.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
+
+import msgspec
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
+
+from actors.rules.model import Job, Machine, Task
+
+metadata: Final = MetaData()
+
+jobs: Final = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("phases", Text, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("placement", Text),
+    Column("alarm_at", BigInteger),
+    Column("tasks_total", Integer, nullable=False),
+    Column("tasks_completed", Integer, nullable=False),
+    Column("tasks_failed", Integer, nullable=False),
+    Column("tasks_in_flight", Integer, nullable=False),
+    Column("files_total", Integer, nullable=False),
+    Column("history", Text, nullable=False),
+    Column("error", Text),
+    Column("code", Text),
+    Column("refused_since", BigInteger),
+    Column("delivery", Text, nullable=False),
+    Column("delivery_tries", Integer, nullable=False),
+    Column("delivery_at", BigInteger),
+    Column("delivery_error", Text),
+    Column("delivered_runs", Integer, nullable=False),
+    Column("body_digest", Text),
+    Column("message", Text, nullable=False),
+    Column("source_cursor", Text),
+    Column("owner", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("queued_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("completed_at", BigInteger),
+)
+Index("jobs_alarm", jobs.c.alarm_at)
+Index("jobs_created", jobs.c.created_at, jobs.c.id)
+Index("jobs_state", jobs.c.state, jobs.c.created_at, jobs.c.id)
+Index("jobs_placement", jobs.c.state, jobs.c.placement, jobs.c.created_at)
+Index("jobs_delivery", jobs.c.delivery, jobs.c.delivery_at)
+Index("jobs_completed", jobs.c.completed_at)
+
+tasks: Final = Table(
+    "tasks",
+    metadata,
+    Column("job_id", Text, primary_key=True, nullable=False),
+    Column("phase", Integer, primary_key=True, nullable=False),
+    Column("n", Integer, primary_key=True, nullable=False),
+    Column("task_id", Text, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("input_r2_key", Text, nullable=False),
+    Column("output_r2_key", Text, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("machine", Text),
+    Column("claim", Text),
+    Column("assigned_at", BigInteger),
+    Column("heard_at", BigInteger),
+    Column("deadline_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("completed_at", BigInteger),
+    Column("error", Text),
+    Column("output_file_name", Text),
+    Column("output_file_size", BigInteger),
+    Column("performance", Text),
+    Column("cpu_ms", BigInteger),
+    Column("pages", Integer),
+    Column("notes", Text, nullable=False),
+)
+# The order in which pending tasks are taken; also lists and counts by status, whatever the run.
+Index("tasks_status", tasks.c.job_id, tasks.c.status, tasks.c.phase, tasks.c.run, tasks.c.not_before, tasks.c.n)
+Index("tasks_task_id", tasks.c.job_id, tasks.c.task_id, unique=True)
+Index("tasks_output", tasks.c.job_id, tasks.c.output_r2_key)
+
+files: Final = Table(
+    "files",
+    metadata,
+    Column("job_id", Text, primary_key=True, nullable=False),
+    Column("phase", Integer, primary_key=True, nullable=False),  # the phase whose input the file is
+    Column("n", Integer, primary_key=True, nullable=False),
+    Column("doc", Text, nullable=False),
+    Column("r2_key", Text, nullable=False),
+)
+Index("files_key", files.c.job_id, files.c.r2_key)
+
+machines: Final = Table(
+    "machines",
+    metadata,
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("name", Text),
+    Column("provider", Text, nullable=False),
+    Column("provider_id", Text),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("job_id", Text),
+    Column("task_id", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("seen_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("reason", Text),
+)
+Index("machines_state", machines.c.state, machines.c.ended_at)
+
+singletons: Final = Table(
+    "singletons",
+    metadata,
+    Column("name", Text, primary_key=True, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
+S = TypeVar("S", bound=msgspec.Struct)
+_to_json: Final = msgspec.json.Encoder().encode
+_from_json: Final = msgspec.json.Decoder().decode
+
+
+class Codec(Generic[S]):
+    """Between a struct and its row. Rows have their values in the order of the struct's fields."""
+
+    def __init__(self, struct: type[S], table: Table) -> None:
+        self.struct = struct
+        self.columns = list(struct.__struct_fields__)
+        self.select = [table.c[name] for name in self.columns]
+        hints = get_type_hints(struct)
+        self._enums = [i for i, name in enumerate(self.columns) if _is_enum(hints[name])]
+        self._json = [i for i, name in enumerate(self.columns) if _is_json(hints[name])]
+
+    def row(self, value: S) -> tuple[Any, ...]:
+        """The row of a struct."""
+        row = list(msgspec.structs.astuple(value))
+        for i in self._enums:
+            row[i] = row[i].value
+        for i in self._json:
+            if row[i] is not None:
+                row[i] = _to_json(row[i]).decode()
+        return tuple(row)
+
+    def values(self, value: S) -> dict[str, Any]:
+        """The row of a struct, by column."""
+        return dict(zip(self.columns, self.row(value), strict=True))
+
+    def struct_of(self, row: Sequence[Any]) -> S:
+        """The struct of a row."""
+        values = dict(zip(self.columns, row, strict=True))
+        for i in self._json:
+            text = row[i]
+            if text is not None:
+                values[self.columns[i]] = _from_json(text)
+        return msgspec.convert(values, self.struct)
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def _is_json(hint: Any) -> bool:
+    return any(getattr(part, "__origin__", part) in (dict, tuple) for part in (hint, *get_args(hint)))
+
+
+JOBS: Final = Codec(Job, jobs)
+TASKS: Final = Codec(Task, tasks)
+MACHINES: Final = Codec(Machine, machines)

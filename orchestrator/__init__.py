@@ -1,0 +1,1 @@
+"""The front: HTTP on Ray Serve, the command line, the Python client."""

@@ -1,0 +1,118 @@
+"""The entry point of `arke`: options that all commands share, and errors as one sentence.
+
+Exit codes: 0 done, 1 it failed (or the batch ended in ERROR), 2 the command was not used rightly,
+130 interrupted.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from actors.settings import InvalidSetting
+from orchestrator.cli import batches, configuring, serving, submitting, tasks, watching
+from orchestrator.cli.remote import Remote
+from orchestrator.client import ClientError, Refused
+from orchestrator.supervisor import CannotServe
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--server",
+    envvar="ARKE_URL",
+    default="http://127.0.0.1:8787",
+    show_default=True,
+    show_envvar=True,
+    help="Address of the service.",
+)
+@click.option("--api-key", envvar="ARKE_API_KEY", show_envvar=True, help="Key, where the service asks for one.")
+@click.option("--admin-key", envvar="ARKE_ADMIN_KEY", show_envvar=True, help="Key of the administrator.")
+@click.version_option(package_name="arke-orchestrator", prog_name="arke")
+@click.pass_context
+def cli(context: click.Context, server: str, api_key: str | None, admin_key: str | None) -> None:
+    """Run batches of conversion tasks that outlive every process that works on them.
+
+    \b
+    A first look:                       arke demo
+    The service:                        arke serve
+    Convert what is under a prefix:     arke submit --prefix staging/my-scans/ --watch
+    Convert files of this machine:      arke submit --data-dir data ~/scans --watch
+    What became of it:                  arke list; arke status BATCH; arke tasks BATCH --status failed
+    Once more, what failed:             arke retry BATCH
+
+    `arke COMMAND --help` tells more.
+    """
+    context.obj = context.obj or Remote(_checked(server), api_key or None, admin_key or None)
+
+
+for command in (
+    serving.serve,
+    serving.demo,
+    submitting.submit,
+    batches.status,
+    watching.watch,
+    batches.list_batches,
+    tasks.tasks,
+    tasks.task,
+    batches.cancel,
+    batches.retry,
+    batches.reset,
+    batches.redeliver,
+    configuring.settings,
+):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None, *, remote: Remote | None = None) -> None:
+    """Run a command and exit. `remote` is there for tests."""
+    sys.exit(_run(arguments, remote))
+
+
+def _run(arguments: Sequence[str] | None, remote: Remote | None) -> int:
+    try:
+        code = cli.main(args=arguments, prog_name="arke", obj=remote, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0 if error.ctx is None or error.ctx.parent is None else 2
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "arke"
+        return _fail(f"{error.format_message()} See `{where} --help`.", 2)
+    except InvalidSetting as error:
+        return _fail(str(error), 2)
+    except Refused as error:
+        return _fail(_explained(error), 1)
+    except (ClientError, CannotServe) as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:  # `arke list | head`: what was read is what was wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
+    except Exception as error:  # noqa: BLE001 - people get a sentence, whatever it was
+        return _fail(f"This should not happen: {type(error).__name__}: {error}", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    click.echo(f"Error: {sentence}", err=True)
+    return code
+
+
+def _explained(error: Refused) -> str:
+    """The service's sentence, with what to do on the command line where that is known."""
+    if error.status == 401:
+        return f"{error} Give it with --api-key or --admin-key (ARKE_API_KEY, ARKE_ADMIN_KEY)."
+    return str(error)
+
+
+def _checked(server: str) -> str:
+    if not server.startswith(("http://", "https://")):
+        raise click.UsageError("--server must begin with http:// or https://.")
+    return server
+
+
+if __name__ == "__main__":
+    main()

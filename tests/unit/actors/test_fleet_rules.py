@@ -1,0 +1,123 @@
+"""The pure decisions of the fleet."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.rules import fleet as rules
+from actors.rules.fleet import Demand, Found
+from actors.rules.model import Machine
+from actors.rules.states import MachineState
+
+
+def wishes(**want: int) -> dict[str, Demand]:
+    return {job: Demand(job=job, kind="tiff", want=n) for job, n in want.items()}
+
+
+def spawn(demands: dict[str, Demand], **changes: object) -> list[str]:
+    given_: dict[str, object] = {"alive": 0, "most": 10, "waiting": {}, "closed": (), "after": None, "now": 0}
+    return [place.job for place in rules.to_spawn(demands, **(given_ | changes))]  # type: ignore[arg-type]
+
+
+def test_the_turn_goes_round_behind_the_last_job() -> None:
+    """Who was asked last is asked last; the last one need not exist any more."""
+    demands = wishes(a=1, b=1, d=1)
+    assert rules.in_turn(demands, kinds={"tiff"}, after=None, now=0) == ["a", "b", "d"]
+    assert rules.in_turn(demands, kinds={"tiff"}, after="a", now=0) == ["b", "d", "a"]
+    assert rules.in_turn(demands, kinds={"tiff"}, after="c", now=0) == ["d", "a", "b"]
+
+
+def test_who_wants_nothing_or_another_kind_or_does_not_answer_has_no_turn() -> None:
+    """Only unmet demand of the asked kinds counts, and a host that did not answer has a pause."""
+    demands = {
+        "met": Demand(job="met", kind="tiff", want=2, taking=2),
+        "pdf": Demand(job="pdf", kind="pdf", want=2),
+        "quiet": Demand(job="quiet", kind="tiff", want=2, not_before=1000),
+        "open": Demand(job="open", kind="tiff", want=2, taking=1),
+    }
+    assert rules.in_turn(demands, kinds={"tiff"}, after=None, now=999) == ["open"]
+    assert rules.in_turn(demands, kinds={"tiff"}, after=None, now=1000) == ["open", "quiet"]
+
+
+def test_machines_are_dealt_round_robin() -> None:
+    """A large batch does not get all machines when a small one asks too."""
+    assert spawn(wishes(big=100_000, small=1), most=4) == ["big", "small", "big", "big"]
+
+
+def test_no_more_machines_than_allowed_and_none_for_waiting_ones() -> None:
+    """MAX_MACHINES holds, and a machine that waits for work is used before one is made."""
+    assert len(spawn(wishes(a=100), alive=7, most=10)) == 3
+    assert spawn(wishes(a=100), alive=12, most=10) == []
+    assert spawn(wishes(a=3), waiting={"tiff": 2}) == ["a"]
+    assert spawn(wishes(a=3), waiting={"pdf": 2}) == ["a", "a", "a"]
+
+
+def test_a_kind_that_was_refused_is_left_alone() -> None:
+    """After a refusal nothing of that kind is spawned until its pause is over; other kinds are."""
+    demands = wishes(a=2) | {"p": Demand(job="p", kind="pdf", want=1)}
+    assert spawn(demands, closed={"tiff"}) == ["p"]
+
+
+@given(
+    st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 30), max_size=6),
+    st.integers(0, 12), st.integers(0, 12), st.integers(0, 9),
+)  # fmt: skip
+def test_spawning_never_exceeds_slots_or_wishes_and_wastes_none(
+    want: dict[str, int], alive: int, most: int, waiting: int
+) -> None:
+    """For any demand: as many machines as slots and wishes allow, no job gets two more than another that wants more."""
+    dealt = spawn(wishes(**want), alive=alive, most=most, waiting={"tiff": waiting})
+    wanted = max(0, sum(want.values()) - waiting)
+    assert len(dealt) == min(max(0, most - alive), wanted)
+    assert all(dealt.count(job) <= want[job] for job in want)
+    if not waiting:
+        for job in want:
+            assert all(dealt.count(other) <= dealt.count(job) + 1 for other in want if want[job] > dealt.count(job))
+
+
+def test_leases_share_equally_and_pass_on_what_is_not_needed() -> None:
+    """A job that needs little keeps little; the rest is shared; nobody gets nothing."""
+    demands = wishes(a=1000, b=1000, c=1)
+    assert rules.leases(demands, 9) == {"a": 4, "b": 4, "c": 1}
+    assert min(rules.leases(wishes(a=5, b=5, c=5), 1).values()) == 1
+
+
+def test_leases_share_what_really_runs() -> None:
+    """People's own workers add to what is shared out, though the fleet made none of them."""
+    demands = {"a": Demand(job="a", kind="tiff", want=50, active=20), "b": Demand(job="b", kind="tiff", want=50)}
+    assert rules.leases(demands, 2) == {"a": 10, "b": 10}
+
+
+@given(st.integers(1, 60), st.floats(0, 1))
+def test_backoff_doubles_to_thirty_seconds(refusals: int, jitter: float) -> None:
+    """Between half and all of 1 s, 2 s, 4 s … 30 s."""
+    full = min(30_000, 1000 * 2 ** (refusals - 1))
+    assert full // 2 <= rules.backoff_ms(refusals, jitter) <= full
+
+
+def test_what_an_earlier_fleet_left_is_reconciled_by_state() -> None:
+    """Invariant 3: a planned machine gives its task back, a spawning one is looked for, never spawned again."""
+    rows = {state: Machine(id="m", state=state) for state in MachineState}
+    assert rules.after_restart(rows[MachineState.PLANNED]) == "give_back"
+    assert rules.after_restart(rows[MachineState.SPAWNING]) == "inspect"
+    assert rules.after_restart(rows[MachineState.DESTROYING]) == "destroy"
+    assert rules.after_restart(rows[MachineState.RUNNING]) == "keep"
+
+
+def test_nobodys_machines_are_destroyed_after_patience() -> None:
+    """A machine that no row names by id or by name is an orphan, at once seen, later destroyed."""
+    rows = [
+        Machine(id="m-1", name="one", provider_id="1", state=MachineState.RUNNING),
+        Machine(id="m-2", name="two", state=MachineState.SPAWNING),
+    ]
+    listed = [Found("1", "one"), Found("2", "two"), Found("3", "three")]
+    seen, over = rules.orphans(rows, listed, {}, now=100, patience_ms=50)
+    assert (seen, over) == ({"3": 100}, [])
+    seen, over = rules.orphans(rows, listed, seen, now=150, patience_ms=50)
+    assert over == ["3"]
+    assert rules.orphans(rows, listed[:2], seen, now=200, patience_ms=50) == ({}, [])
+
+
+def test_terminal_states_are_left_never() -> None:
+    """The table of moves is the law: GONE is final, a destroyed machine does not run again."""
+    assert not any(rules.may_move(Machine(id="m", state=MachineState.GONE), to) for to in MachineState)
+    assert not rules.may_move(Machine(id="m", state=MachineState.DESTROYING), MachineState.RUNNING)

@@ -1,0 +1,158 @@
+"""Settings: names, defaults, bounds, secrets, and the reference page that is made from them."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from actors.settings import InvalidSetting, Settings, reference_page
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
+
+
+def test_defaults_are_those_of_the_originals() -> None:
+    """Without any variable the documented defaults hold."""
+    settings = Settings.load({})
+    assert settings.batch_size_tiff_conversion == 1000
+    assert settings.alarm_delay_tiff_conversion == 5000
+    assert settings.task_timeout_tiff_conversion == 60_000
+    assert settings.max_retry_attempts == 5
+    assert settings.r2_bucket == "arke-staging"
+
+
+def test_computed_defaults_follow_other_settings(tmp_path: Path) -> None:
+    """What depends on other settings is filled in, so that no reader has to."""
+    settings = Settings.load({}, port=9000, data_dir=tmp_path)
+    assert settings.orchestrator_url == "http://127.0.0.1:9000"
+    assert settings.max_machines == os.cpu_count()
+    assert settings.store == tmp_path / "arke.db"
+    assert settings.objects_dir == tmp_path / "objects"
+
+
+def test_all_interfaces_are_reached_over_loopback() -> None:
+    """A worker on this machine cannot call 0.0.0.0; it gets an address that works."""
+    assert Settings.load({"HOST": "0.0.0.0"}).orchestrator_url == "http://127.0.0.1:8787"
+    assert Settings.load({"HOST": "::1"}).orchestrator_url == "http://[::1]:8787"
+
+
+def test_override_counts_more_than_the_environment() -> None:
+    """An option of the command line wins; one that is not given (None) does not."""
+    assert Settings.load({"PORT": "1000"}, port=2000).port == 2000
+    assert Settings.load({"PORT": "1000"}, port=None).port == 1000
+
+
+def test_empty_variable_counts_as_not_set() -> None:
+    """`WORKER_URL=` in a file of variables is not an empty address."""
+    assert Settings.load({"WORKER_URL": " ", "PORT": ""}) == Settings.load({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("PORT", "eighty"),
+        ("PORT", "-1"),
+        ("PORT", "١"),
+        ("MAX_RETRY_ATTEMPTS", "1.5"),
+        ("MACHINE_PROVIDER", "magic"),
+        ("WORKER_URL", "ftp://x"),
+        ("R2_BUCKET", "../x"),
+        ("API_KEYS", "a,,b"),
+        ("DASHBOARD", "maybe"),
+        ("DATABASE_URL", "mysql://x"),
+        ("ADMIN_KEY", "a\x00b"),
+    ],
+)
+def test_invalid_value_is_refused_by_name(variable: str, value: str) -> None:
+    """The message names the variable and says what is allowed."""
+    with pytest.raises(InvalidSetting, match=rf"^{variable} must be .+\.$") as caught:
+        Settings.load({variable: value})
+    assert caught.value.variable == variable
+
+
+def test_message_does_not_repeat_a_secret() -> None:
+    """A secret that is not valid does not appear in the error."""
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.load({"API_KEYS": "hidden1,,hidden2"})
+    assert "hidden" not in str(caught.value)
+
+
+def test_secrets_are_masked() -> None:
+    """Neither repr nor the masked form shows a secret."""
+    secrets = {
+        field.name.upper(): "tell-nobody"
+        for field in dataclasses.fields(Settings)
+        if field.metadata["spec"].secret and field.name != "database_url"
+    }
+    settings = Settings.load(secrets)
+    assert len(secrets) >= 8
+    assert "tell-nobody" not in repr(settings)
+    assert "tell-nobody" not in str(settings.masked())
+    assert settings.masked()["ADMIN_KEY"] == "***"
+
+
+def test_environment_round_trip(tmp_path: Path) -> None:
+    """A child process that is given `to_environ()` has the same settings."""
+    settings = Settings.load({"API_KEYS": "a, b", "DASHBOARD": "no", "HOST": "::1"}, data_dir=tmp_path)
+    assert settings.api_keys == ("a", "b")
+    assert Settings.load(settings.to_environ()) == settings
+
+
+def test_exposure_needs_both_keys() -> None:
+    """Without API_KEYS and ADMIN_KEY only loopback is allowed, and the refusal says why."""
+    for environ in ({}, {"API_KEYS": "k"}, {"ADMIN_KEY": "k"}):
+        with pytest.raises(InvalidSetting, match=r"HOST must be .* because anyone"):
+            Settings.load({"HOST": "0.0.0.0", **environ}).check_exposure()
+    Settings.load({"HOST": "0.0.0.0", "API_KEYS": "k", "ADMIN_KEY": "k"}).check_exposure()
+    for host in ("127.0.0.1", "127.0.0.9", "::1", "localhost"):
+        Settings.load({"HOST": host}).check_exposure()
+
+
+def test_prepare_makes_the_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket exists, and the socket folder is short and closed to others."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings = Settings.load({}, data_dir=tmp_path / "d")
+    settings.prepare()
+    settings.prepare()
+    assert (settings.objects_dir / "arke-staging").is_dir()
+    assert settings.run_dir.stat().st_mode & 0o777 == 0o700
+    assert len(settings.run_dir.name) < 30
+
+
+def test_prepare_refuses_a_socket_folder_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket folder that others may enter is not used."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings = Settings.load({}, data_dir=tmp_path / "d")
+    settings.run_dir.mkdir()
+    settings.run_dir.chmod(0o777)
+    with pytest.raises(InvalidSetting, match="TMPDIR"):
+        settings.prepare()
+
+
+def test_data_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """A data folder that cannot be made is a clear refusal."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidSetting, match="DATA_DIR must be a folder"):
+        Settings.load({}, data_dir=tmp_path / "file").prepare()
+
+
+def test_s3_is_used_as_soon_as_it_is_named() -> None:
+    """R2_ENDPOINT_URL or R2_ACCOUNT_ID switches from the folder to S3."""
+    assert not Settings.load({}).uses_s3
+    assert Settings.load({"R2_ACCOUNT_ID": "a"}).uses_s3
+    assert Settings.load({"R2_ENDPOINT_URL": "http://127.0.0.1:1"}).uses_s3
+
+
+def test_reference_page_is_current() -> None:
+    """docs/reference/settings.md is what `make docs` writes from the table."""
+    assert REFERENCE.read_text() == reference_page(), "run `make docs`"
+
+
+def test_every_setting_has_a_reason() -> None:
+    """No setting without a sentence that says what it is for, and bounds where it is a number."""
+    for field in dataclasses.fields(Settings):
+        spec = field.metadata["spec"]
+        assert spec.reason.endswith("."), field.name
+        assert spec.kind != "whole" or spec.least < spec.most, field.name

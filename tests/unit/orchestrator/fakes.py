@@ -1,0 +1,107 @@
+"""An engine without actors, for tests of the front: what it was asked is written down, what it answers is set."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.errors import BatchExists, NotFound
+from actors.rules.model import Job, Task
+
+SECRET = "callback-secret"
+
+
+@dataclass
+class FakeSettings:
+    """The settings that the front reads."""
+
+    api_keys: tuple[str, ...] = ()
+    admin_key: str | None = None
+    worker_keys: tuple[str, ...] = ()
+    service_name: str = "arke-preprocessing-orchestrator"
+    environment: str = "development"
+    max_body_bytes: int = 100_000
+
+
+@dataclass
+class FakeStore:
+    """Rows in memory."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    rows: dict[str, list[Task]] = field(default_factory=dict)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    async def job(self, id: str, /) -> Job | None:
+        """One row."""
+        return self.jobs.get(id)
+
+    async def tasks(self, job_id: str, task_ids: list[str], /) -> list[Task]:
+        """Those that exist."""
+        return [task for task in self.rows.get(job_id, []) if task.task_id in task_ids]
+
+    async def list_jobs(
+        self, *, state: str | None = None, status: str | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[Job], str | None]:
+        """All of them; what was asked is in `asked`."""
+        self.asked.append({"state": state, "status": status, "limit": limit, "cursor": cursor})
+        return list(self.jobs.values())[:limit], "more"
+
+    async def list_tasks(
+        self, job_id: str, /, *, status: str | None = None, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Task], str | None]:
+        """All of them; what was asked is in `asked`."""
+        self.asked.append({"status": status, "limit": limit, "cursor": cursor})
+        return self.rows.get(job_id, [])[:limit], None
+
+
+class FakeEngine:
+    """Satisfies `orchestrator.routing.Engine`."""
+
+    def __init__(self, settings: FakeSettings | None = None) -> None:
+        self.settings = settings or FakeSettings()
+        self.secrets: tuple[str, ...] = (SECRET,)
+        self.store = FakeStore()
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.fleet_calls: list[dict[str, Any]] = []
+        self.created: list[tuple[dict[str, Any] | bytes, str | None]] = []
+        self.reply: Any = {"ok": True, "received": True}
+        self.fleet_reply: Any = {"tasks": []}
+        self.failure: Exception | None = None
+        self.parts = {"store": "ok", "objects": "ok"}
+
+    async def call(self, job_id: str, request: dict[str, Any]) -> Any:
+        """Write down and answer `reply`; raise `failure` where one is set."""
+        if self.failure is not None:
+            raise self.failure
+        if job_id not in self.store.jobs:
+            raise NotFound("No batch has this id.")
+        self.calls.append((job_id, request))
+        return self.reply
+
+    async def fleet(self, request: dict[str, Any]) -> Any:
+        """Write down and answer `fleet_reply`; raise `failure` where one is set."""
+        if self.failure is not None:
+            raise self.failure
+        self.fleet_calls.append(request)
+        return self.fleet_reply
+
+    async def create(self, body: dict[str, Any] | bytes, owner: str | None) -> tuple[Job, bool]:
+        """New, unless the id is there: the same body is the same batch, another one is refused."""
+        if self.failure is not None:
+            raise self.failure
+        assert isinstance(body, dict)
+        existing = self.store.jobs.get(body.get("batch_id", "made-up"))
+        if existing is not None and existing.message != body:
+            raise BatchExists
+        self.created.append((body, owner))
+        job = existing or Job(id=body.get("batch_id", "made-up"), message=body, created_at=1, updated_at=1)
+        self.store.jobs[job.id] = job
+        return job, existing is None
+
+    async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
+        """A little of one."""
+        if job_id not in self.store.jobs:
+            raise NotFound("No batch has this id.")
+        return {"TASK_ID": task_id, "BATCH_ID": job_id}
+
+    async def health(self) -> dict[str, str]:
+        """What `parts` says."""
+        return self.parts

@@ -1,0 +1,63 @@
+"""What can go wrong with a task, as the callback reports it: one sentence, and whether another try can help.
+
+WorkerError          retried
+├── BadInput         never retried: the file or the request itself is wrong
+│   └── ObjectMissing    the object does not exist ("404 Not Found")
+├── Unavailable      retried: a server or the network did not answer
+├── LimitExceeded    retried: needs a machine with more memory
+└── Cancelled        not reported: the task was given back, or is no longer wanted
+Undelivered          a callback or claim that did not get through: logged, exit code 1
+Retired              the service asked this machine to exit
+"""
+
+from typing import ClassVar
+
+MAX_MESSAGE_CHARS = 2000
+
+
+class WorkerError(Exception):
+    """The task failed."""
+
+    retryable: ClassVar[bool] = True
+
+
+class BadInput(WorkerError):
+    """The input cannot be converted, today or tomorrow."""
+
+    retryable = False
+
+
+class ObjectMissing(BadInput):
+    """The object does not exist. The message contains "404 Not Found", as the originals' does."""
+
+    def __init__(self, message: str = "404 Not Found") -> None:
+        super().__init__(message)
+
+
+class Unavailable(WorkerError):
+    """A server or the network did not answer as expected; another try may succeed."""
+
+
+class LimitExceeded(WorkerError):
+    """The task needs more memory than this machine may use; a larger one can do it."""
+
+
+class Cancelled(WorkerError):
+    """The task was given back, or is no longer wanted; nothing more is reported about it."""
+
+
+class Undelivered(Exception):
+    """A request to the orchestrator did not get through within its time, or was refused."""
+
+
+class Retired(Exception):
+    """The orchestrator answered 410: this machine is retired and exits."""
+
+
+def sentence(error: BaseException) -> str:
+    """The text that the callback carries: what a `WorkerError` says, else the class and its message. At most 2,000
+    characters."""
+    text = str(error).strip()
+    if not isinstance(error, WorkerError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text[:MAX_MESSAGE_CHARS]

@@ -1,0 +1,331 @@
+"""The life of one machine: take a task, run it, report, take the next, exit when spent.
+
+Tasks come from the environment, from `next` in the answer to a callback, or from CLAIM_URL. WORKER_CONCURRENCY threads
+run one task each; the thread that called `run` watches over them: it sends signs of life for long tasks, ends those
+that are no longer wanted, and gives all back as `released` when `stop` is set. No signals are handled here, so that
+`run` works in any thread of any process.
+"""
+
+import logging
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from worker import callback, kinds, objects
+from worker.contract import Callback, CallbackAnswer, CallbackStatus, Claim, Environment
+from worker.errors import BadInput, Cancelled, Retired, Undelivered, WorkerError, sentence
+from worker.kinds.base import Context, Outcome
+from worker.limits import MemoryGate, memory_for_pictures
+from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
+
+log = logging.getLogger("worker.loop")
+
+MAX_WAIT_S = 30.0
+"""The longest that the orchestrator keeps a claim open."""
+LOOK_EVERY_S = 0.5
+END_WITHIN_S = 5.0
+"""How long threads may take to end once their tasks were given back."""
+CLAIM_RETRY_S = 120.0
+"""How long an orchestrator may be away: longer than its restart takes."""
+
+
+def run(env: Mapping[str, str], *, stop: threading.Event) -> int:
+    """Runs tasks until there are no more, the machine is spent, or `stop` is set. Returns the exit code: 1 when the
+    environment is not valid, the only task failed, or a report did not get through; else 0."""
+    try:
+        settings = WorkerSettings.load(env)
+    except InvalidSetting as error:
+        print(error, file=sys.stderr)
+        return 1
+    missing = missing_task_variables(env)
+    by_claim = settings.claim_url is not None and len(missing) == 4
+    if missing and not by_claim:
+        print(f"Missing required environment variables: {', '.join(missing)}", file=sys.stderr)
+        return 1
+    return _Machine(env, settings, stop).run(first=None if by_claim else dict(env))
+
+
+@dataclass
+class _Open:
+    """A task in progress. Whoever settles it first (result, give-back, no longer wanted) is the one who reports."""
+
+    env: Environment
+    begun: float
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    spoken: float = 0.0
+    _settled: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def settle(self) -> bool:
+        """True for the first caller only."""
+        with self._lock:
+            first, self._settled = not self._settled, True
+            return first
+
+    @property
+    def is_settled(self) -> bool:
+        return self._settled
+
+    def say(self, status: CallbackStatus, **more: object) -> Callback:
+        """A callback about this task."""
+        return Callback(task_id=self.env["TASK_ID"], batch_id=self.env["BATCH_ID"], status=status, **more)  # type: ignore[arg-type]
+
+
+class _Machine:
+    """The state of one run, shared by its threads under one lock."""
+
+    def __init__(self, env: Mapping[str, str], settings: WorkerSettings, stop: threading.Event) -> None:
+        self._env = env
+        self._settings = settings
+        self._stop = stop
+        self._memory = MemoryGate(memory_for_pictures(settings.memory_mb))
+        self._begun = time.monotonic()
+        self._cpu_begun = time.process_time()
+        self._lock = threading.Lock()
+        self._tasks: list[_Open] = []
+        self._idle_since = self._begun
+        self._begun_tasks = 0
+        self._failed_tasks = 0
+        self._trouble = False
+        self._retired = threading.Event()
+
+    def run(self, first: Environment | None) -> int:
+        """Starts the threads and watches over them until they end."""
+        slots = self._settings.concurrency if self._settings.claim_url else 1
+        if first is not None:
+            self._begun_tasks = 1
+        firsts = [first] + [None] * (slots - 1)
+        threads = [
+            threading.Thread(target=self._slot, args=(task,), name=f"slot-{number}", daemon=True)
+            for number, task in enumerate(firsts)
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) and not self._stop.is_set():
+            self._signs_of_life()
+            self._wait(threads)
+        if self._stop.is_set():
+            self._give_back()
+        deadline = time.monotonic() + END_WITHIN_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return self._exit_code()
+
+    def _wait(self, threads: list[threading.Thread]) -> None:
+        """Until a thread ends, a sign of life is due or, within half a second, `stop` is set."""
+        alive = next((thread for thread in threads if thread.is_alive()), None)
+        if alive is not None:
+            alive.join(min(LOOK_EVERY_S, self._settings.heartbeat_s / 2))
+
+    def _exit_code(self) -> int:
+        only_task_failed = self._begun_tasks == 1 and self._failed_tasks == 1
+        return 1 if self._trouble or only_task_failed else 0
+
+    # One thread
+
+    def _slot(self, task: Environment | None) -> None:
+        """Runs tasks one after the other until there is none or the machine is spent."""
+        try:
+            while not self._stop.is_set():
+                task = task if task is not None else self._claim()
+                if task is None:
+                    return
+                task = self._do(task)
+                if not self._settings.claim_url and task is None:
+                    return
+        except Retired as error:
+            log.info("[Worker] %s", error)
+            self._retired.set()
+        except Undelivered as error:
+            log.error("[Worker] %s", error)
+            self._trouble = True
+        except Exception:
+            log.exception("[Worker] a thread of the worker failed")
+            self._trouble = True
+
+    def _do(self, env: Environment) -> Environment | None:
+        """Runs one task and reports it; returns the next one, if the answer brought one. Raises Undelivered."""
+        with self._in_progress(env) as task:
+            cpu_begun = time.process_time()
+            report = self._report(task, cpu_begun)
+            if report is None or not task.settle():
+                return None
+            takes_next = self._reserve()
+            answer = self._deliver(task, report, takes_next)
+            if takes_next and answer.next is None:
+                self._unreserve()
+            return task_environment(self._env, answer.next) if takes_next and answer.next is not None else None
+
+    def _report(self, task: _Open, cpu_begun: float) -> Callback | None:
+        """The result as a callback; None when the task was given back or is no longer wanted."""
+        try:
+            outcome = self._perform(task)
+        except Cancelled:
+            return None
+        except Exception as error:
+            if not isinstance(error, WorkerError):
+                log.exception("[Worker] task %s failed unexpectedly", task.env.get("TASK_ID"))
+            with self._lock:
+                self._failed_tasks += 1
+            log.warning("[Worker] task %s failed: %s", task.env.get("TASK_ID"), sentence(error))
+            retryable = error.retryable if isinstance(error, WorkerError) else True
+            return task.say("error", error=sentence(error), retryable=retryable)
+        alone = self._settings.concurrency == 1
+        return task.say(
+            "success",
+            output_r2_key=outcome.output_r2_key,
+            output_file_name=outcome.output_file_name,
+            output_file_size=outcome.output_file_size,
+            performance=outcome.performance,
+            pages=outcome.pages,
+            notes=outcome.notes,
+            # With several tasks at once the process cannot say whose time it was.
+            cpu_ms=round((time.process_time() - cpu_begun) * 1000) if alone else None,
+        )
+
+    def _perform(self, task: _Open) -> Outcome:
+        perform = kinds.find(task.env.get("KIND") or "tiff")
+        store = objects.from_environment(task.env)
+        folder = Path(tempfile.mkdtemp(prefix="arke-worker-"))
+        try:
+            return perform(
+                Context(env=task.env, objects=store, folder=folder, memory=self._memory, cancelled=task.cancelled)
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _deliver(self, task: _Open, report: Callback, takes_next: bool) -> CallbackAnswer:
+        if takes_next:
+            report = msgspec.structs.replace(report, accepts_next=True)
+        return callback.deliver(
+            task.env["CALLBACK_URL"], report, give_up_s=self._settings.callback_s, stop=self._stop
+        )
+
+    @contextmanager
+    def _in_progress(self, env: Environment) -> Iterator[_Open]:
+        missing = missing_task_variables(env)
+        if missing:
+            raise Undelivered(f"the orchestrator sent a task without {', '.join(missing)}")
+        task = _Open(env, begun=time.monotonic())
+        with self._lock:
+            self._tasks.append(task)
+        try:
+            yield task
+        finally:
+            with self._lock:
+                self._tasks.remove(task)
+                self._idle_since = time.monotonic()
+
+    # More work
+
+    def _reserve(self) -> bool:
+        """Whether this machine takes one more task; counts it."""
+        with self._lock:
+            if self._stop.is_set() or not self._settings.claim_url or self._is_spent():
+                return False
+            self._begun_tasks += 1
+            return True
+
+    def _unreserve(self) -> None:
+        with self._lock:
+            self._begun_tasks -= 1
+
+    def _is_spent(self) -> bool:
+        settings, age_s = self._settings, time.monotonic() - self._begun
+        if self._retired.is_set() or self._begun_tasks >= settings.max_tasks or age_s >= settings.max_age_s:
+            return True
+        if settings.cpu_burst_s is None and settings.cpu_rate is None:
+            return False
+        allowed_s = (settings.cpu_burst_s or 0.0) + (settings.cpu_rate or 0.0) * age_s
+        return time.process_time() - self._cpu_begun > allowed_s
+
+    def _claim(self) -> Environment | None:
+        """Asks for a task until there is one, or the whole machine was idle for WORKER_IDLE_S. Raises Retired or
+        Undelivered."""
+        url = self._settings.claim_url
+        while url is not None and not self._stop.is_set():
+            if not self._reserve():
+                return None
+            tasks = self._ask(url)
+            if tasks:
+                return task_environment(self._env, tasks[0])
+            self._unreserve()
+            if self._was_idle():
+                return None
+        return None
+
+    def _ask(self, url: str) -> tuple[Environment, ...]:
+        asked = time.monotonic()
+        wait_s = min(self._settings.idle_s, MAX_WAIT_S)
+        request = Claim(
+            machine=self._settings.machine_name,
+            claim=uuid.uuid4().hex,
+            kinds=self._settings.kinds,
+            free=1,
+            wait_ms=round(wait_s * 1000),
+        )
+        give_up_s = max(CLAIM_RETRY_S, self._settings.idle_s)
+        tasks = callback.claim(url, request, self._settings.machine_token, give_up_s=give_up_s, stop=self._stop)
+        if not tasks and time.monotonic() - asked < wait_s / 2:
+            # An empty answer before its time: do not ask in a tight loop.
+            self._stop.wait(random.uniform(0.25, 0.5))
+        return tasks
+
+    def _was_idle(self) -> bool:
+        with self._lock:
+            return not self._tasks and time.monotonic() - self._idle_since >= self._settings.idle_s
+
+    # Watching over tasks in progress
+
+    def _open_tasks(self) -> list[_Open]:
+        with self._lock:
+            return list(self._tasks)
+
+    def _signs_of_life(self) -> None:
+        """Says "running" for each task that has run for a while; ends those that are no longer wanted."""
+        for task in self._open_tasks():
+            now = time.monotonic()
+            if task.is_settled or now - max(task.begun, task.spoken) < self._settings.heartbeat_s:
+                continue
+            task.spoken = now
+            try:
+                unwanted = callback.heartbeat(task.env["CALLBACK_URL"], task.say("running"))
+            except BadInput as error:
+                log.warning("[Worker] sign of life of %s: %s", task.env["TASK_ID"], error)
+                continue
+            if unwanted and task.settle():
+                log.info("[Worker] task %s is no longer wanted", task.env["TASK_ID"])
+                task.cancelled.set()
+
+    def _give_back(self) -> None:
+        """Reports every open task as `released`, all at once, and ends them."""
+        threads = [
+            threading.Thread(target=self._release, args=(task,), daemon=True)
+            for task in self._open_tasks()
+            if task.settle()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(callback.STOP_GRACE_S + END_WITHIN_S)
+
+    def _release(self, task: _Open) -> None:
+        task.cancelled.set()
+        try:
+            callback.deliver(
+                task.env["CALLBACK_URL"], task.say("released"), give_up_s=callback.STOP_GRACE_S, stop=self._stop
+            )
+            log.info("[Worker] task %s was given back", task.env["TASK_ID"])
+        except (Undelivered, WorkerError) as error:
+            log.error("[Worker] task %s could not be given back: %s", task.env["TASK_ID"], error)
+            self._trouble = True

@@ -1,0 +1,130 @@
+"""Objects in S3 or R2, by boto3, which is imported when the first store is made (0.2 s that others do not pay)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from worker.errors import ObjectMissing, Unavailable
+from worker.objects.base import ObjectInfo, check_key, too_large
+
+CHUNK_BYTES = 1024 * 1024
+MAX_ATTEMPTS = 5
+_MISSING = ("404", "NoSuchKey", "NotFound")
+
+
+class S3Objects:
+    """One bucket behind an S3 endpoint. Checksums beyond what S3 requires are off, since R2 refuses some of them."""
+
+    def __init__(
+        self, endpoint_url: str, bucket: str, *, access_key_id: str, secret: str, region: str = "auto"
+    ) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self._bucket = bucket
+        self._client: Any = boto3.session.Session().client(
+            "s3",
+            endpoint_url=endpoint_url,
+            aws_access_key_id=access_key_id,
+            aws_secret_access_key=secret,
+            region_name=region,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                retries={"mode": "standard", "max_attempts": MAX_ATTEMPTS},
+                connect_timeout=10,
+                read_timeout=60,
+                max_pool_connections=32,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def make_bucket(self) -> None:
+        """Creates the bucket; used in development and by tests."""
+        with _translated():
+            self._client.create_bucket(Bucket=self._bucket)
+
+    def get_file(self, key: str, path: Path) -> ObjectInfo:
+        with _translated():
+            answer = self._client.get_object(Bucket=self._bucket, Key=check_key(key))
+            with path.open("wb") as target:
+                for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                    target.write(chunk)
+                return ObjectInfo(key, target.tell(), _etag(answer))
+
+    def read(self, key: str, limit: int) -> bytes:
+        with _translated():
+            answer = self._client.get_object(Bucket=self._bucket, Key=check_key(key))
+            with answer["Body"] as stream:
+                if answer["ContentLength"] > limit:
+                    raise too_large(key, answer["ContentLength"], limit)
+                body: bytes = stream.read()
+                return body
+
+    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
+        with path.open("rb") as source:
+            return self._put(key, source, path.stat().st_size, content_type)
+
+    def put(self, key: str, body: bytes, content_type: str) -> ObjectInfo:
+        return self._put(key, body, len(body), content_type)
+
+    def head(self, key: str) -> ObjectInfo:
+        with _translated():
+            answer = self._client.head_object(Bucket=self._bucket, Key=check_key(key))
+            return ObjectInfo(key, answer["ContentLength"], _etag(answer))
+
+    def delete(self, key: str) -> None:
+        with _translated():
+            self._client.delete_object(Bucket=self._bucket, Key=check_key(key))
+
+    def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[ObjectInfo]:
+        found: list[ObjectInfo] = []
+        while len(found) < limit:
+            wanted = min(limit - len(found), 1000)
+            start = {"StartAfter": found[-1].key if found else after} if found or after else {}
+            with _translated():
+                answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=wanted, **start)
+            page = answer.get("Contents", [])
+            found += [ObjectInfo(item["Key"], item["Size"], _etag(item)) for item in page]
+            if not answer.get("IsTruncated") or not page:
+                break
+        return found
+
+    def presign(self, method: str, key: str, expires_s: int, content_type: str | None = None) -> str:
+        """A URL that allows one GET or PUT of the key for `expires_s` seconds, without handing out keys."""
+        operation = {"GET": "get_object", "PUT": "put_object"}[method]
+        parameters = {"Bucket": self._bucket, "Key": check_key(key)}
+        if content_type is not None:
+            parameters["ContentType"] = content_type
+        url: str = self._client.generate_presigned_url(operation, Params=parameters, ExpiresIn=expires_s)
+        return url
+
+    def _put(self, key: str, body: bytes | IO[bytes], size: int, content_type: str) -> ObjectInfo:
+        with _translated():
+            answer = self._client.put_object(
+                Bucket=self._bucket, Key=check_key(key), Body=body, ContentType=content_type, ContentLength=size
+            )
+            return ObjectInfo(key, size, _etag(answer))
+
+
+def _etag(answer: dict[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turns boto's errors into ours. A key is never part of the message; the bucket's answer is."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in _MISSING:
+            raise ObjectMissing() from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+        raise Unavailable(f"the object store answered {status} {code}".strip()) from error
+    except BotoCoreError as error:
+        raise Unavailable(f"the object store did not answer: {type(error).__name__}") from error

@@ -32,7 +32,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 run: setup ## serve on 127.0.0.1:8787, convert a sample batch, keep serving until Ctrl-C
-	@exec $(BIN)/arke demo --port $(PORT) --data-dir $(DATA_DIR)
+	@set -a; if [ -f .env ]; then . ./.env; fi; set +a; exec $(BIN)/arke demo --port $(PORT) --data-dir $(DATA_DIR)
 
 test: setup ## run all tests (PYTEST_ARGS="-k name" for some)
 	@$(if $(DATA),ARKE_TEST_DATA=$(DATA)) $(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)

@@ -167,9 +167,7 @@ def duties(settings: Settings, opened: Store, way: Directory, clock: Clock) -> l
     return [
         Duty("wake", 1.0, lambda: wake.run_once(opened, activate, now=clock.now())),
         Duty("admit", 1.0, admitting),
-        Duty(
-            "expire", 60.0, lambda: expire.run_once(opened, now=clock.now(), retention_days=settings.retention_days)
-        ),
+        Duty("expire", 60.0, lambda: expire.run_once(opened, now=clock.now(), retention_days=settings.retention_days)),
         Duty("sweep", 30.0, lambda: sweep.run_once(way.fleet, settings.data_dir / "logs", now=clock.now())),
     ]
 
@@ -248,6 +246,6 @@ class Engine:
 async def _checked(check: Any, sentence: str) -> str:
     try:
         await asyncio.wait_for(check, HEALTH_TIMEOUT_S)
-    except Exception:  # health tells, whatever is wrong
+    except Exception:  # noqa: BLE001 - health tells, whatever is wrong
         return sentence
     return "ok"

@@ -221,7 +221,7 @@ class Durable:
             self._trust_epoch()
         try:
             result = await self._perform(job, effect)
-        except Exception:  # the loop must outlive a broken effect; the alarm asks for it again
+        except Exception:  # noqa: BLE001 - the loop must outlive a broken effect; the alarm asks for it again
             telemetry.fault("job.effect_failed", batch=self.job_id, effect=type(effect).__name__)
             return
         if result is not None:

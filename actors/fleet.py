@@ -50,7 +50,7 @@ class FleetStore(Protocol):
 
     async def activate_singleton(self, name: str) -> int: ...
 
-    async def commit_machines(self, name: str, epoch: int, seq: int, machines: Sequence[Machine]) -> None: ...
+    async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None: ...
 
     async def machines(self, *, alive: bool = True) -> list[Machine]: ...
 
@@ -242,9 +242,11 @@ class Fleet:
             version=former.version + 1 if former else 0,
         )  # fmt: skip
         self._notify()
-        if not any(d.want > 0 for d in self._demands.values() if d.job != job):
+        slots = self._most * self._concurrency
+        small = want + active <= max(1, slots // len(self._demands))
+        if small or not any(d.want > 0 for d in self._demands.values() if d.job != job):
             return {"lease": None}
-        return {"lease": rules.leases(self._demands, self._most * self._concurrency)[job]}
+        return {"lease": rules.leases(self._demands, slots)[job]}
 
     async def _destroy(self, machine: str, job: str) -> dict[str, Any]:
         """Conditional: only while the machine's last known job is this one. Done in the background, once committed."""
@@ -561,9 +563,7 @@ class Fleet:
             self._orphans.pop(provider_id, None)
         return len(over)
 
-    async def _end(
-        self, machine: str, why: str, message: str, *, permanent: bool = False, bury: bool = True
-    ) -> None:
+    async def _end(self, machine: str, why: str, message: str, *, permanent: bool = False, bury: bool = True) -> None:
         """Begin the end of a machine. The jobs that took work on it are told, however long it takes."""
         if machine in self._rows and machine not in self._endings:
             jobs = list(self._jobs_of.get(machine, []))

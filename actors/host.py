@@ -14,7 +14,14 @@ from actors.errors import BY_CODE, Conflict, InvalidInput, NotFound
 from actors.phases import all_phases
 from actors.rules.effects import Answer, Granted, Policy, Received, Refused
 from actors.rules.events import (
-    CalledBack, Cancelled, Event, MachineLost, Redelivered, Retried, WasReset, WorkTaken,
+    CalledBack,
+    Cancelled,
+    Event,
+    MachineLost,
+    Redelivered,
+    Retried,
+    WasReset,
+    WorkTaken,
 )  # fmt: skip
 from actors.rules.model import Job, Task
 from actors.rules.states import JobState
@@ -64,10 +71,11 @@ class Host:
 
     async def _one(self, request: dict[str, Any]) -> Any:
         job_id = request["job"]
-        durable = await self._durable(job_id)
         if request["op"] == "activate":
-            self._resume_intake(durable)
+            if not await self._takes_in(job_id):
+                await self._durable(job_id)
             return {}
+        durable = await self._durable(job_id)
         answer = await durable.submit(_event(request))
         if durable.state is None:
             raise NotFound
@@ -105,7 +113,7 @@ class Host:
     async def _run(self, durable: Durable) -> None:
         try:
             await durable.run()
-        except Exception:  # a bug in the rules must not end the other jobs of this host; `wake` tries again
+        except Exception:  # noqa: BLE001 - a bug in the rules must not end the other jobs of this host; `wake` tries again
             telemetry.fault("job.loop_failed", batch=durable.job_id)
         finally:
             active = self._active.get(durable.job_id)
@@ -114,13 +122,21 @@ class Host:
             if not self._active and self._on_idle is not None:
                 self._on_idle()
 
-    def _resume_intake(self, durable: Durable) -> None:
-        job = durable.state.job if durable.state else None
-        if job is None or job.state is not JobState.RECEIVING or self._continue_intake is None:
-            return
-        running = self._intakes.get(job.id)
-        if "r2_prefix" in job.message and (running is None or running.done()):
-            self._intakes[job.id] = asyncio.ensure_future(self._continue_intake(job))
+    async def _takes_in(self, job_id: str) -> bool:
+        """Whether the job still reads its prefix; the reading goes on here, once, from its durable cursor."""
+        job = await self._store.job(job_id)
+        if job is None or job.state is not JobState.RECEIVING or "r2_prefix" not in job.message:
+            return False
+        running = self._intakes.get(job_id)
+        if self._continue_intake is not None and (running is None or running.done()):
+            intake = self._intakes[job_id] = asyncio.ensure_future(self._continue_intake(job))
+            intake.add_done_callback(lambda done: self._intake_ended(job_id, done))
+        return True
+
+    def _intake_ended(self, job_id: str, intake: "asyncio.Future[None]") -> None:
+        self._intakes.pop(job_id, None)
+        if not intake.cancelled() and (error := intake.exception()) is not None:
+            telemetry.warning("intake.failed", batch=job_id, why=f"{type(error).__name__}: {error}")
 
     def _reply(self, job: Job, answer: Answer) -> Any:
         match answer:
@@ -177,5 +193,3 @@ def _event(request: dict[str, Any]) -> Event:
         return msgspec.convert(fields, EVENTS[request["op"]])
     except (KeyError, msgspec.ValidationError) as error:
         raise InvalidInput(f"The request is not one that a job knows: {error}") from error
-
-

@@ -27,7 +27,9 @@ class Performer:
         match effect:
             case Announce(want=want):
                 kind = all_phases()[job.phases[job.phase]].kind
-                await self._tell_fleet({"op": "demand", "job": job.id, "kind": kind, "want": want, "active": job.tasks_in_flight})
+                await self._tell_fleet(
+                    {"op": "demand", "job": job.id, "kind": kind, "want": want, "active": job.tasks_in_flight}
+                )
             case DestroyMachine(machine=machine, task_id=task_id, attempt=attempt):
                 await self._tell_fleet(
                     {"op": "destroy", "machine": machine, "job": job.id, "task_id": task_id, "attempt": attempt}

@@ -67,7 +67,7 @@ class Shell:
 
     async def stop(self) -> None:
         """End this actor for good; its name becomes free."""
-        ray.actor.exit_actor()
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
     async def _open(self) -> None:
         raise NotImplementedError(type(self).__name__)
@@ -75,7 +75,7 @@ class Shell:
     async def _open_or_end(self) -> None:
         try:
             await self._open()
-        except Exception:  # Ray starts it again; without this it would stand there deaf
+        except Exception:  # noqa: BLE001 - Ray starts it again; without this it would stand there deaf
             telemetry.fault("arke.actor_failed", actor=self.name)
             os._exit(1)
 

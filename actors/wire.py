@@ -97,7 +97,7 @@ async def _handle(handler: Handler, requests: list[Any]) -> list[Any]:
         values = await handler(requests)
     except ArkeError as error:
         return [error] * len(requests)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - logged, and answered without detail
         _log.exception("a list of %d requests failed", len(requests))
         return [ArkeError(_internal(error))] * len(requests)
     if len(values) != len(requests):

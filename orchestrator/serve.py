@@ -26,6 +26,8 @@ from typing import Any, Final, Protocol
 import psutil
 from starlette.middleware import Middleware
 
+from actors.settings import Settings
+from orchestrator import processes
 from orchestrator.app import create_app
 from orchestrator.callback_path import CallbackMiddleware, Installed
 from orchestrator.routing import Engine
@@ -41,13 +43,17 @@ MIDDLEWARES: Final = "orchestrator.serve.middlewares"
 REPLICAS: Final = 2  # one alone is a gap of seven seconds when it dies
 PORTS_PER_SERVICE: Final = 200
 FIRST_REPLICA_PORT: Final = 20_000  # up to 32,000: below the range of ephemeral ports
-SERVE_STOP_S: Final = 4.0
-RAY_STOP_S: Final = 3.0
+SERVE_STOP_S: Final = 2.5  # requests under way are finished in this time; the supervisor waits 6 s for all of it
+RAY_STOP_S: Final = 1.5
 WATCH_S: Final = 0.5
 
 
 class ServeSettings(Protocol):
     """The settings that this process reads (fields of `actors.settings.Settings`)."""
+
+    @property
+    def dashboard(self) -> bool:
+        """Whether Ray's dashboard is started."""
 
     @property
     def host(self) -> str:
@@ -70,9 +76,8 @@ def middlewares() -> list[Middleware]:
 def run(
     settings: ServeSettings,
     *,
-    dashboard: bool = True,
     start: str = "actors.ray_actors:start",
-    connect: str = "actors.directory:connect",
+    connect: str = "actors.ray_actors:connect",
 ) -> int:
     """Serve until SIGTERM or SIGINT (0), or until Ray dies (1). Prints one JSON line when ready.
 
@@ -82,22 +87,24 @@ def run(
     stop = threading.Event()
     _set_on_signals(stop)
     run_dir = Path(settings.run_dir)
-    end(processes_of(run_dir))  # what an abrupt end has left behind; the caller holds the data folder's lock
+    processes.kill(processes_of(run_dir))  # left behind by an abrupt end; the supervisor holds the folder's lock
     _make_folders(run_dir)
     environment = ray_environment(run_dir, _haproxy())
     if "RAY_SERVE_ENABLE_HA_PROXY" not in environment:
         log.warning("[HTTP] there is no HAProxy here: Serve's own proxy is used, several times slower")
     os.environ.update(environment)
+    code = 1
     try:
-        dashboard_url = _start_ray(run_dir, dashboard)
+        dashboard_url = _start_ray(run_dir, settings.dashboard)
         _set_on_signals(stop)  # again: Ray has put handlers of its own in their place
         _load(start)(settings)
         _start_serve(settings, connect)
         vital = _vital(run_dir)
         _say_ready(settings, dashboard_url, run_dir)
-        return _wait(stop, vital)
+        code = _wait(stop, vital)
+        return code
     finally:
-        _shut_down(run_dir)
+        _shut_down(run_dir, orderly=code == 0)
 
 
 def ray_environment(run_dir: Path, haproxy: str | None) -> dict[str, str]:
@@ -308,7 +315,7 @@ def _wait(stop: threading.Event, vital: Mapping[str, psutil.Process]) -> int:
     """0 when told to stop, 1 when a process that Ray cannot do without has died."""
     while not stop.wait(WATCH_S):
         for role, process in vital.items():
-            if not _is_alive(process):
+            if not processes.is_alive(process):
                 log.error("[HTTP] %s has died: this service ends and is to be started again", role)
                 return 1
     return 0
@@ -319,19 +326,12 @@ def _vital(run_dir: Path) -> dict[str, psutil.Process]:
     return {role: roles[role] for role in ("gcs_server", "raylet")}
 
 
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _shut_down(run_dir: Path) -> None:
-    """End Serve and Ray in order where that is quick, then whatever is left by its pid. About 8 s at most."""
-    if "ray" in sys.modules:
+def _shut_down(run_dir: Path, *, orderly: bool) -> None:
+    """End Serve and Ray in order where that is quick, then whatever is left by its pid. About 5 s at most."""
+    if orderly:
         _within(SERVE_STOP_S, _stop_serve)
         _within(RAY_STOP_S, _stop_ray)
-    end(processes_of(run_dir))
+    processes.kill(processes_of(run_dir))
 
 
 def _stop_serve() -> None:
@@ -383,26 +383,10 @@ def _belongs(process: psutil.Process, run_dir: Path) -> bool:
         return False
 
 
-def end(processes: list[psutil.Process], *, grace_s: float = 1.0) -> None:
-    """SIGTERM, then SIGKILL after `grace_s`. psutil compares start times: a reused pid is left alone."""
-    _signal(processes, signal.SIGTERM)
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    _signal(alive, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=grace_s)
-
-
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for process in processes:
-        try:
-            process.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue  # that is what was wanted
-
-
-def pids_by_role(processes: Iterable[psutil.Process]) -> dict[str, list[int]]:
+def pids_by_role(running: Iterable[psutil.Process]) -> dict[str, list[int]]:
     """Role (`gcs_server`, `raylet`, `haproxy`, the name of an actor, …) to pids."""
     found: dict[str, list[int]] = {}
-    for process in processes:
+    for process in running:
         found.setdefault(role_of(process), []).append(process.pid)
     return found
 
@@ -425,3 +409,17 @@ def role_of(process: psutil.Process) -> str:
             continue
         return Path(word).parent.name if name in ("main.py", "agent.py") else Path(word).stem
     return Path(words[0]).name
+
+
+def main() -> None:
+    """`python -m orchestrator.serve`: one run with the settings of the environment."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    code = run(Settings.load(os.environ))
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)  # Ray's own exit handlers would wait for a cluster that has ended
+
+
+if __name__ == "__main__":
+    # What Serve pickles must have the name under which a replica can import it, which `__main__` is not.
+    importlib.import_module("orchestrator.serve").main()

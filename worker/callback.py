@@ -5,17 +5,19 @@ while the service behind it restarts. Anything else is an answer.
 """
 
 import contextlib
+import http.client
 import json
 import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 
 from worker import web
 from worker.contract import Callback, CallbackAnswer, Claim, ClaimAnswer, Environment
-from worker.errors import Retired, Unavailable, Undelivered
+from worker.errors import Refused, Retired, Unavailable, Undelivered
 
 log = logging.getLogger("worker.callback")
 
@@ -32,9 +34,13 @@ _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 def deliver(url: str, callback: Callback, *, give_up_s: float, stop: threading.Event) -> CallbackAnswer:
     """Posts a callback until it is answered. Raises Undelivered when the time is up or the answer is a refusal."""
     body = msgspec.json.encode(callback)
-    reply = _persist(url, body, _JSON, give_up_s=give_up_s, timeout_s=REQUEST_TIMEOUT_S, stop=stop)
+
+    def send() -> web.Reply:
+        return web.send("POST", url, body=body, headers=_JSON, timeout_s=REQUEST_TIMEOUT_S)
+
+    reply = _persist(url, send, give_up_s=give_up_s, stop=stop)
     if reply.status >= 300:
-        raise Undelivered(f"the callback of {callback.task_id} was refused: {_reason(reply)}")
+        raise Refused(f"the callback of {callback.task_id} was refused: {_reason(reply)}")
     return _answer(reply.body)
 
 
@@ -42,9 +48,7 @@ def heartbeat(url: str, callback: Callback) -> bool:
     """Says once that a task still runs; True when the answer asks to stop it. A sign of life that is lost is only
     logged: the next one comes soon."""
     try:
-        reply = web.send(
-            "POST", url, body=msgspec.json.encode(callback), headers=_JSON, timeout_s=HEARTBEAT_TIMEOUT_S
-        )
+        reply = web.send("POST", url, body=msgspec.json.encode(callback), headers=_JSON, timeout_s=HEARTBEAT_TIMEOUT_S)
     except Unavailable as error:
         log.warning("[Worker] sign of life of %s not delivered: %s", callback.task_id, error)
         return False
@@ -52,19 +56,30 @@ def heartbeat(url: str, callback: Callback) -> bool:
 
 
 def claim(
-    url: str, request: Claim, token: str | None, *, give_up_s: float, stop: threading.Event
+    url: str,
+    request: Claim,
+    token: str | None,
+    *,
+    give_up_s: float,
+    stop: threading.Event,
+    opened: Callable[[http.client.HTTPConnection], None] | None = None,
 ) -> tuple[Environment, ...]:
-    """Asks for work under one claim id, however often it must be sent; empty when there is none. Raises Retired (410)
-    or Undelivered."""
+    """Asks for work under one claim id, however often it must be sent; empty when there is none. Not repeated once
+    `stop` is set. Raises Retired (410) or Undelivered."""
     headers = _JSON | ({"Authorization": f"Bearer {token}"} if token else {})
     timeout_s = request.wait_ms / 1000 + CLAIM_SLACK_S
-    reply = _persist(url, msgspec.json.encode(request), headers, give_up_s=give_up_s, timeout_s=timeout_s, stop=stop)
+
+    def send() -> web.Reply:
+        body = msgspec.json.encode(request)
+        return web.send("POST", url, body=body, headers=headers, timeout_s=timeout_s, opened=opened)
+
+    reply = _persist(url, send, give_up_s=give_up_s, stop=stop, grace_s=0)
     if reply.status == 410:
         raise Retired("the orchestrator retired this machine")
     if reply.status == 204:
         return ()
     if reply.status >= 300:
-        raise Undelivered(f"the claim was refused: {_reason(reply)}")
+        raise Refused(f"the claim was refused: {_reason(reply)}")
     try:
         return msgspec.json.decode(reply.body, type=ClaimAnswer).tasks
     except msgspec.MsgspecError as error:
@@ -80,21 +95,26 @@ def is_ours(body: bytes) -> bool:
 
 
 def _persist(
-    url: str, body: bytes, headers: dict[str, str], *, give_up_s: float, timeout_s: float, stop: threading.Event
+    url: str,
+    send: Callable[[], web.Reply],
+    *,
+    give_up_s: float,
+    stop: threading.Event,
+    grace_s: float = STOP_GRACE_S,
 ) -> web.Reply:
-    """Sends until an answer comes that is not to be tried again."""
+    """Sends until an answer comes that is not to be tried again; at most `grace_s` longer once `stop` is set."""
     begun = time.monotonic()
-    stopped_at: float | None = None
+    deadline = begun + give_up_s
+    stopping = False
     tries = 0
     while True:
-        reply, problem = _attempt(url, body, headers, timeout_s)
+        reply, problem = _attempt(send)
         if reply is not None and not _again(reply):
             return reply
         now = time.monotonic()
-        if stop.is_set() and stopped_at is None:
-            stopped_at = now
+        if stop.is_set() and not stopping:
+            stopping, deadline = True, min(deadline, now + grace_s)
         wait_s = _backoff(tries, reply)
-        deadline = begun + give_up_s if stopped_at is None else min(begun + give_up_s, stopped_at + STOP_GRACE_S)
         if now + wait_s > deadline:
             raise Undelivered(f"{web.place(url)}: {problem}, after {tries + 1} tries in {now - begun:.0f} s")
         log.info("[Worker] %s: %s; again in %.1f s", web.place(url), problem, wait_s)
@@ -102,9 +122,9 @@ def _persist(
         _pause(wait_s, stop)
 
 
-def _attempt(url: str, body: bytes, headers: dict[str, str], timeout_s: float) -> tuple[web.Reply | None, str]:
+def _attempt(send: Callable[[], web.Reply]) -> tuple[web.Reply | None, str]:
     try:
-        reply = web.send("POST", url, body=body, headers=headers, timeout_s=timeout_s)
+        reply = send()
     except Unavailable as error:
         return None, str(error)
     return reply, f"answered {reply.status}"

@@ -7,6 +7,7 @@ WorkerError          retried
 ├── LimitExceeded    retried: needs a machine with more memory
 └── Cancelled        not reported: the task was given back, or is no longer wanted
 Undelivered          a callback or claim that did not get through: logged, exit code 1
+└── Refused          the orchestrator answered that it does not take it
 Retired              the service asked this machine to exit
 """
 
@@ -48,6 +49,10 @@ class Cancelled(WorkerError):
 
 class Undelivered(Exception):
     """A request to the orchestrator did not get through within its time, or was refused."""
+
+
+class Refused(Undelivered):
+    """The orchestrator answered, and does not take the request; another try cannot help."""
 
 
 class Retired(Exception):

@@ -19,6 +19,8 @@ MAX_SIDE = 65_535
 BYTES_PER_PIXEL = 7.5
 BASE_BYTES = 64 * 1024 * 1024
 MB = 1024 * 1024
+LOOK_EVERY_S = 0.1
+"""How often one that waits looks whether it is still wanted."""
 
 
 def check_dimensions(width: int, height: int) -> None:
@@ -50,7 +52,7 @@ class MemoryGate:
             )
         with self._changed:
             while self._used + need > self._limit:
-                self._changed.wait(timeout=0.5)
+                self._changed.wait(timeout=LOOK_EVERY_S)
                 if cancelled.is_set():
                     raise Cancelled("cancelled while waiting for memory")
             self._used += need

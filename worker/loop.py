@@ -6,9 +6,12 @@ that are no longer wanted, and gives all back as `released` when `stop` is set. 
 `run` works in any thread of any process.
 """
 
+import contextlib
+import http.client
 import logging
 import random
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -23,7 +26,7 @@ import msgspec
 
 from worker import callback, kinds, objects
 from worker.contract import Callback, CallbackAnswer, CallbackStatus, Claim, Environment
-from worker.errors import BadInput, Cancelled, Retired, Undelivered, WorkerError, sentence
+from worker.errors import BadInput, Cancelled, Refused, Retired, Unavailable, Undelivered, WorkerError, sentence
 from worker.kinds.base import Context, Outcome
 from worker.limits import MemoryGate, memory_for_pictures
 from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
@@ -45,12 +48,12 @@ def run(env: Mapping[str, str], *, stop: threading.Event) -> int:
     try:
         settings = WorkerSettings.load(env)
     except InvalidSetting as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 1
     missing = missing_task_variables(env)
     by_claim = settings.claim_url is not None and len(missing) == 4
     if missing and not by_claim:
-        print(f"Missing required environment variables: {', '.join(missing)}", file=sys.stderr)
+        sys.stderr.write(f"Missing required environment variables: {', '.join(missing)}\n")
         return 1
     return _Machine(env, settings, stop).run(first=None if by_claim else dict(env))
 
@@ -98,6 +101,7 @@ class _Machine:
         self._failed_tasks = 0
         self._trouble = False
         self._retired = threading.Event()
+        self._claims: set[http.client.HTTPConnection] = set()
 
     def run(self, first: Environment | None) -> int:
         """Starts the threads and watches over them until they end."""
@@ -115,6 +119,7 @@ class _Machine:
             self._signs_of_life()
             self._wait(threads)
         if self._stop.is_set():
+            self._end_claims()
             self._give_back()
         deadline = time.monotonic() + END_WITHIN_S
         for thread in threads:
@@ -136,7 +141,8 @@ class _Machine:
     def _slot(self, task: Environment | None) -> None:
         """Runs tasks one after the other until there is none or the machine is spent."""
         try:
-            while not self._stop.is_set():
+            # A task in hand is taken up also when stopping, so that it is given back.
+            while task is not None or not self._stop.is_set():
                 task = task if task is not None else self._claim()
                 if task is None:
                     return
@@ -156,12 +162,22 @@ class _Machine:
     def _do(self, env: Environment) -> Environment | None:
         """Runs one task and reports it; returns the next one, if the answer brought one. Raises Undelivered."""
         with self._in_progress(env) as task:
+            if self._stop.is_set():
+                # It came with an answer that was on its way when the stop did.
+                if task.settle():
+                    self._release(task)
+                return None
             cpu_begun = time.process_time()
             report = self._report(task, cpu_begun)
             if report is None or not task.settle():
                 return None
             takes_next = self._reserve()
-            answer = self._deliver(task, report, takes_next)
+            try:
+                answer = self._deliver(task, report, takes_next)
+            except Refused as error:
+                log.error("[Worker] %s", error)
+                self._trouble = self._trouble or not self._settings.claim_url
+                answer = CallbackAnswer(ok=False)
             if takes_next and answer.next is None:
                 self._unreserve()
             return task_environment(self._env, answer.next) if takes_next and answer.next is not None else None
@@ -207,9 +223,7 @@ class _Machine:
     def _deliver(self, task: _Open, report: Callback, takes_next: bool) -> CallbackAnswer:
         if takes_next:
             report = msgspec.structs.replace(report, accepts_next=True)
-        return callback.deliver(
-            task.env["CALLBACK_URL"], report, give_up_s=self._settings.callback_s, stop=self._stop
-        )
+        return callback.deliver(task.env["CALLBACK_URL"], report, give_up_s=self._settings.callback_s, stop=self._stop)
 
     @contextmanager
     def _in_progress(self, env: Environment) -> Iterator[_Open]:
@@ -275,7 +289,26 @@ class _Machine:
             wait_ms=round(wait_s * 1000),
         )
         give_up_s = max(CLAIM_RETRY_S, self._settings.idle_s)
-        tasks = callback.claim(url, request, self._settings.machine_token, give_up_s=give_up_s, stop=self._stop)
+        mine: list[http.client.HTTPConnection] = []
+
+        def opened(connection: http.client.HTTPConnection) -> None:
+            mine.append(connection)
+            with self._lock:
+                self._claims.add(connection)
+            if self._stop.is_set():
+                raise Unavailable("this machine stops")
+
+        try:
+            tasks = callback.claim(
+                url, request, self._settings.machine_token, give_up_s=give_up_s, stop=self._stop, opened=opened
+            )
+        except Undelivered:
+            if self._stop.is_set():
+                return ()
+            raise
+        finally:
+            with self._lock:
+                self._claims.difference_update(mine)
         if not tasks and time.monotonic() - asked < wait_s / 2:
             # An empty answer before its time: do not ask in a tight loop.
             self._stop.wait(random.uniform(0.25, 0.5))
@@ -284,6 +317,14 @@ class _Machine:
     def _was_idle(self) -> bool:
         with self._lock:
             return not self._tasks and time.monotonic() - self._idle_since >= self._settings.idle_s
+
+    def _end_claims(self) -> None:
+        """Hangs up on claims that wait for work, so that a machine without work stops at once."""
+        with self._lock:
+            for connection in self._claims:
+                if connection.sock is not None:
+                    with contextlib.suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
 
     # Watching over tasks in progress
 

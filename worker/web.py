@@ -6,6 +6,7 @@ http.client is used because it starts in a third of the time of a full client.
 import http.client
 import shutil
 import ssl
+from collections.abc import Callable
 from email.message import Message
 from functools import cache
 from pathlib import Path
@@ -34,11 +35,16 @@ def send(
     body: bytes | IO[bytes] | None = None,
     headers: dict[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
+    opened: Callable[[http.client.HTTPConnection], None] | None = None,
 ) -> Reply:
-    """Sends one request. Raises Unavailable when no answer came, BadInput when the URL is none."""
+    """Sends one request; `opened` is told the connection first, so that another thread can end it. Raises Unavailable
+    when no answer came, BadInput when the URL is none."""
     parts = _split(url)
     connection = _connect(parts, timeout_s)
     try:
+        connection.connect()
+        if opened is not None:
+            opened(connection)
         connection.request(method, _target(parts), body=body, headers=headers or {})
         response = connection.getresponse()
         return Reply(response.status, response.headers, response.read(MAX_ANSWER_BYTES))

@@ -1,4 +1,4 @@
-"""Expire: rows of jobs are removed RETENTION_DAYS after their end. Objects are never touched."""
+"""Expire: rows of jobs and of machines are removed RETENTION_DAYS after their end. Objects are never touched."""
 
 import logging
 from typing import Final, Protocol
@@ -9,6 +9,7 @@ from actors.maintenance.base import Report
 log = logging.getLogger(__name__)
 
 LIMIT: Final = 50
+MACHINES: Final = 1_000
 DAY_MS: Final = 24 * 60 * 60 * 1000
 
 
@@ -17,15 +18,20 @@ class ExpireStore(Protocol):
 
     async def remove(self, job_id: str) -> None: ...
 
+    async def forget_machines(self, before: int, limit: int = ...) -> int: ...
+
 
 async def run_once(store: ExpireStore, *, now: int, retention_days: int, limit: int = LIMIT) -> Report:
-    """Remove at most `limit` jobs that ended more than `retention_days` before `now` (ms)."""
+    """Remove at most `limit` jobs, and machines in proportion, that ended `retention_days` before `now` (ms)."""
     failed = 0
-    jobs = await store.expired(now - retention_days * DAY_MS, limit)
+    before = now - retention_days * DAY_MS
+    jobs = await store.expired(before, limit)
     for job_id in jobs:
         try:
             await store.remove(job_id)
         except (ArkeError, OSError) as failure:
             failed += 1
             log.warning("[Maintenance] %s cannot be removed: %s", job_id, failure)
-    return Report(duty="expire", done=len(jobs) - failed, failed=failed, more=len(jobs) == limit)
+    machines = await store.forget_machines(before, MACHINES)
+    more = len(jobs) == limit or machines == MACHINES
+    return Report(duty="expire", done=len(jobs) - failed + machines, failed=failed, more=more)

@@ -5,18 +5,39 @@ handed in, effects are data. The loop (`actors.durable`) commits what it returns
 acts; so each rule here may assume that whatever it decided before is on disk.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from actors.rules import task as tasks
 from actors.rules.effects import (
-    Announce, Answer, Decision, Deliver, DestroyMachine, Effect, Granted, PlanPhase, Policy, Received, Refused,
-    ReleaseMachines, State,
+    Announce,
+    Answer,
+    Decision,
+    Deliver,
+    DestroyMachine,
+    Effect,
+    Granted,
+    PlanPhase,
+    Policy,
+    Received,
+    Refused,
+    ReleaseMachines,
+    Rng,
+    State,
 )  # fmt: skip
 from actors.rules.events import (
-    AlarmFired, CalledBack, Cancelled, DeliveryEnded, Event, Loaded, MachineLost, PhasePlanned, Redelivered, Retried,
-    WasReset, WorkTaken,
+    AlarmFired,
+    CalledBack,
+    Cancelled,
+    DeliveryEnded,
+    Event,
+    Loaded,
+    MachineLost,
+    PhasePlanned,
+    Redelivered,
+    Retried,
+    WasReset,
+    WorkTaken,
 )  # fmt: skip
 from actors.rules.model import Job, PhaseCount, Task
 from actors.rules.states import JOB_MOVES, TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, TaskStatus
@@ -25,6 +46,9 @@ from actors.rules.task import ImpossibleMove, replace
 DELIVERY_PATIENCE_MS: Final = 60_000
 """After a delivery was begun and nothing was heard (a crash), it is begun again; longer than one request may take."""
 
+WAITS_FOR_PLACE_MS: Final = 120_000
+"""A job without a place is admitted from outside: its loop, if it has one, ends meanwhile and is not asked often."""
+
 # What the workers of the originals say when another try cannot help; ours say `retryable: false`.
 HOPELESS: Final = ("404 Not Found", "unsupported image format")
 
@@ -32,7 +56,7 @@ HOPELESS: Final = ("404 Not Found", "unsupported image format")
 class Draft:
     """A decision in the making: the state as it is after the events handled so far."""
 
-    def __init__(self, state: State, policy: Policy, now: int, rng: random.Random):
+    def __init__(self, state: State, policy: Policy, now: int, rng: Rng):
         self.job = state.job
         self.in_flight = dict(state.in_flight)
         self.ready = list(state.ready)
@@ -85,7 +109,7 @@ class Draft:
 
     def take(self, machine: str, claim: str, free: int) -> tuple[Task, ...]:
         """Assign up to `free` of the tasks that are ready."""
-        granted = []
+        granted: list[Task] = []
         while self.ready and len(granted) < free:
             task = tasks.assign(self.ready.pop(0), machine, claim, self.policy, self.now)
             self.put(task)
@@ -93,7 +117,7 @@ class Draft:
         return tuple(granted)
 
 
-def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng: random.Random) -> Decision:
+def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng: Rng) -> Decision:
     """What follows from `events`, in their order. `now` is in milliseconds; `rng` gives the jitter."""
     draft = Draft(state, policy, now, rng)
     before = draft.job
@@ -128,7 +152,7 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
 def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
     if d.job.state is JobState.QUEUED and d.job.placement is not None:
         d.set(state=JobState.RUNNING, started_at=d.now)
-    elif d.job.state is JobState.RECEIVING:
+    elif d.job.state is JobState.RECEIVING and (d.job.alarm_at or 0) <= d.now:
         _stop(d, JobState.FAILED, "intake_stalled", "The list of files was never completed. Send the same body again.")
     for task in [t for t in d.in_flight.values() if t.deadline_at is not None and t.deadline_at <= d.now]:
         _overdue(d, task)
@@ -153,6 +177,8 @@ def _called_back(d: Draft, report: CalledBack) -> Answer:
     task = d.find(report.task_id)
     if task is None:
         return Refused("not_found", f"Batch {d.job.id} has no task {report.task_id}.")
+    if d.job.state in TERMINAL_JOBS:  # Invariant 4: what waited has failed, whatever its row in memory says
+        return Received(stop=report.status == "running")
     if d.job.refused_since is not None:
         d.set(refused_since=None)
     is_open = task.status is TaskStatus.PROCESSING and task.attempt == report.attempt
@@ -167,7 +193,7 @@ def _called_back(d: Draft, report: CalledBack) -> Answer:
             d.effects.append(DestroyMachine(machine=task.machine, task_id=task.task_id, attempt=task.attempt))
         d.put(tasks.succeed(task, report, d.now))
     elif not is_open:  # an error or a give-back of an attempt that was given up already
-        return Received()
+        return Received(next=_given_before(d, report))
     elif report.status == "released":
         d.put(tasks.give_back(task, None, d.now))
         return Received()
@@ -253,6 +279,8 @@ def _retried(d: Draft, _: Retried) -> Answer:
     job = d.job
     if job.state not in TERMINAL_JOBS:
         return Refused("conflict", f"Batch {job.id} has not ended yet. Cancel it first, or wait.")
+    if d.fail_pending is not None:  # it ended in this very turn: its rows must fail before they can run again
+        return Refused("unavailable", f"Batch {job.id} is just ending. Send the same request again.")
     if job.tasks_failed == 0:
         return Refused("conflict", f"No task of batch {job.id} has failed; there is nothing to run again.")
     d.rerun = True
@@ -264,7 +292,6 @@ def _retried(d: Draft, _: Retried) -> Answer:
         tasks_completed=0,
         tasks_failed=0,
         tasks_in_flight=0,
-        placement=None,
         error=None,
         code=None,
         refused_since=None,
@@ -318,7 +345,8 @@ def _delivery_ended(d: Draft, told: DeliveryEnded) -> Answer:
 
 def _phase_planned(d: Draft, planned: PhasePlanned) -> Answer:
     job = d.job
-    if job.state is JobState.RUNNING and planned.phase == job.phase + 1:
+    over = job.tasks_completed + job.tasks_failed >= job.tasks_total  # False: it was planned for an earlier run
+    if job.state is JobState.RUNNING and planned.phase == job.phase + 1 and over:
         d.set(
             phase=planned.phase,
             history=(*job.history, _count(job)),
@@ -413,6 +441,7 @@ def _stop(d: Draft, state: JobState, code: str, error: str) -> None:
         completed_at=d.now,
         tasks_failed=d.job.tasks_failed + pending,
     )
+    d.loaded.update({task.task_id: task for task in d.ready})  # still known to callbacks of the same turn
     d.ready, d.next_due = [], None
 
 
@@ -421,9 +450,12 @@ def _alarm(d: Draft) -> int | None:
     job = d.job
     if job.state in TERMINAL_JOBS:
         return job.delivery_at if job.delivery is Delivery.PENDING else None
+    if job.state is JobState.QUEUED and job.placement is None and (job.alarm_at or 0) <= d.now:
+        return d.now + WAITS_FOR_PLACE_MS
     if job.state is not JobState.RUNNING:
         return job.alarm_at if job.alarm_at is not None else d.now
-    regular = job.alarm_at if job.alarm_at is not None and job.alarm_at > d.now else d.now + d.policy.alarm_delay_ms
+    latest = d.now + d.policy.alarm_delay_ms  # a later one was set before the clock went back
+    regular = job.alarm_at if job.alarm_at is not None and d.now < job.alarm_at <= latest else latest
     if d.next_due is not None and not d.ready:
         regular = min(regular, max(d.next_due, d.now + 1))
     return regular

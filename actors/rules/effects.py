@@ -1,21 +1,29 @@
 """What may be asked of the world, and the shape of a decision."""
 
+from typing import Protocol
+
 import msgspec
 
 from actors.rules.model import Job, Task
+
+
+class Rng(Protocol):
+    """Where the jitter comes from: `random.Random`, handed in."""
+
+    def randint(self, a: int, b: int, /) -> int: ...
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """Something to do after the commit. Its result is the next event."""
 
 
-class Announce(Effect):
+class Announce(Effect, frozen=True, kw_only=True):
     """Tell the fleet how many more tasks could be taken now; 0 takes the demand back."""
 
     want: int
 
 
-class DestroyMachine(Effect):
+class DestroyMachine(Effect, frozen=True, kw_only=True):
     """End the machine, if it still has this assignment (invariant 3: conditional, by the fleet)."""
 
     machine: str
@@ -23,17 +31,17 @@ class DestroyMachine(Effect):
     attempt: int
 
 
-class ReleaseMachines(Effect):
+class ReleaseMachines(Effect, frozen=True, kw_only=True):
     """End all machines that work for this job: it was cancelled or reset."""
 
 
-class Deliver(Effect):
+class Deliver(Effect, frozen=True, kw_only=True):
     """Send the final callback of `run` (invariant 6)."""
 
     run: int
 
 
-class PlanPhase(Effect):
+class PlanPhase(Effect, frozen=True, kw_only=True):
     """Make the files and tasks of the next phase from the results of the one before."""
 
     phase: int

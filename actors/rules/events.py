@@ -11,11 +11,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened."""
 
 
-class AlarmFired(Event):
+class AlarmFired(Event, frozen=True, kw_only=True):
     """`alarm_at` has come. May happen twice and must not mind."""
 
 
-class CalledBack(Event):
+class CalledBack(Event, frozen=True, kw_only=True):
     """A worker reported on one assignment; the signature was checked before it came here."""
 
     run: int
@@ -34,7 +34,7 @@ class CalledBack(Event):
     notes: tuple[str, ...] = ()
 
 
-class WorkTaken(Event):
+class WorkTaken(Event, frozen=True, kw_only=True):
     """A machine (created for this job, or claiming) takes up to `free` tasks. The same claim gets the same again."""
 
     machine: str
@@ -43,7 +43,7 @@ class WorkTaken(Event):
     kind: str = "tiff"
 
 
-class MachineLost(Event):
+class MachineLost(Event, frozen=True, kw_only=True):
     """A machine is gone, or its spawn was refused (which costs no try). `task_id` None: all it had of this job."""
 
     machine: str
@@ -54,25 +54,25 @@ class MachineLost(Event):
     attempt: int = 0
 
 
-class Cancelled(Event):
+class Cancelled(Event, frozen=True, kw_only=True):
     """An operator cancels the job."""
 
     reason: str
 
 
-class WasReset(Event):
+class WasReset(Event, frozen=True, kw_only=True):
     """An administrator resets the job."""
 
 
-class Retried(Event):
+class Retried(Event, frozen=True, kw_only=True):
     """A new run of the failed tasks is asked for."""
 
 
-class Redelivered(Event):
+class Redelivered(Event, frozen=True, kw_only=True):
     """The final callback is to be sent again, under the same key."""
 
 
-class DeliveryEnded(Event):
+class DeliveryEnded(Event, frozen=True, kw_only=True):
     """What the receiver of the final callback made of it. `run` is the run that was told."""
 
     run: int
@@ -80,14 +80,14 @@ class DeliveryEnded(Event):
     message: str | None = None
 
 
-class PhasePlanned(Event):
+class PhasePlanned(Event, frozen=True, kw_only=True):
     """The tasks of phase `phase` are in the store: `tasks_total` of them."""
 
     phase: int
     tasks_total: int
 
 
-class Loaded(Event):
+class Loaded(Event, frozen=True, kw_only=True):
     """Rows that the next events speak of, read from the store since they were not in memory."""
 
     tasks: tuple[Task, ...]

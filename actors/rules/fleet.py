@@ -69,6 +69,9 @@ def to_spawn(
     `alive` of `most` machines exist. `waiting` counts by kind what machines that ask for work could take at
     once: those are cheaper than a new one and go first. Kinds in `closed` are backing off after a refusal.
     """
+    free = most - alive
+    if free <= 0:
+        return []
     left = {d.job: d.unmet for d in demands.values()}
     spare = dict(waiting)
     for job in in_turn(demands, kinds={d.kind for d in demands.values()}, after=after, now=now):
@@ -78,7 +81,6 @@ def to_spawn(
         spare[kind] = spare.get(kind, 0) - served
     kinds = {d.kind for d in demands.values()}.difference(closed)
     places: list[Place] = []
-    free = most - alive
     while free > len(places):
         round_ = [job for job in in_turn(demands, kinds=kinds, after=after, now=now) if left[job] > 0]
         if not round_:

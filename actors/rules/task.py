@@ -1,15 +1,18 @@
 """The rules of one task: assignment, outcome, backoff, deadline. Pure."""
 
-import random
+from typing import Final
 
 import msgspec
 
-from actors.rules.effects import Policy
+from actors.rules.effects import Policy, Rng
 from actors.rules.events import CalledBack
 from actors.rules.model import Task
 from actors.rules.states import TASK_MOVES, TaskStatus
 
 replace = msgspec.structs.replace
+
+SPAWN: Final = "spawn:"
+"""A claim that begins so was made by the fleet, for a machine that it is about to spawn."""
 
 
 class ImpossibleMove(Exception):
@@ -27,8 +30,9 @@ def move(task: Task, status: TaskStatus) -> None:
 
 
 def assign(task: Task, machine: str, claim: str, policy: Policy, now: int) -> Task:
-    """The next attempt of a pending task, on `machine`. Until it is heard of, the boot deadline counts."""
+    """The next attempt of a pending task, on `machine`; one that has yet to boot gets the time for it on top."""
     move(task, TaskStatus.PROCESSING)
+    boot_ms = policy.boot_timeout_ms if claim.startswith(SPAWN) else 0
     return replace(
         task,
         status=TaskStatus.PROCESSING,
@@ -38,7 +42,7 @@ def assign(task: Task, machine: str, claim: str, policy: Policy, now: int) -> Ta
         claim=claim,
         assigned_at=now,
         heard_at=None,
-        deadline_at=now + policy.boot_timeout_ms + policy.task_timeout_ms,
+        deadline_at=now + boot_ms + policy.task_timeout_ms,
         started_at=task.started_at or now,
         error=None,
     )
@@ -75,7 +79,7 @@ def fail(task: Task, reason: str, now: int) -> Task:
     return replace(task, status=TaskStatus.FAILED, error=reason, completed_at=now, deadline_at=None)
 
 
-def try_again(task: Task, reason: str, policy: Policy, now: int, rng: random.Random) -> Task:
+def try_again(task: Task, reason: str, policy: Policy, now: int, rng: Rng) -> Task:
     """After a failed try: pending again behind a full-jitter backoff, or failed when the tries are used up."""
     if task.tries >= policy.max_attempts:
         return fail(task, reason, now)

@@ -4,7 +4,6 @@ import asyncio
 import mimetypes
 from typing import Final
 
-from actors.errors import InvalidInput
 from actors.sources.base import Objects, check_key
 from worker.contract import FileRef
 

@@ -95,6 +95,7 @@ _PLACE = Sql(
     .where(jobs.c.id == bindparam("key_id"))
     .values(placement=bindparam("place"), alarm_at=bindparam("alarm"))
 )
+_UNPLACE = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(placement=null()))
 _ACTIVATE = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(epoch=jobs.c.epoch + 1, seq=0))
 _IN_FLIGHT = Sql(
     select(*TASKS.select).where(
@@ -227,6 +228,23 @@ def add_files(db: Db, request: dict[str, Any]) -> None:
         db.run(_INTAKE_ALARM, values)
 
 
+def add_phase_files(db: Db, request: dict[str, Any]) -> None:
+    """A page of the files of a later phase, numbered from `first_n`; those that exist stay."""
+    job = _find(db, request["job_id"])
+    page = _decode_files(request["files"])
+    db.run_many(
+        _INSERT_FILE,
+        [
+            _FILE_ROW((job.id, request["phase"], n, _to_json(file).decode(), file.r2_key))
+            for n, file in enumerate(page, request["first_n"])
+        ],
+    )
+
+
+def ping(db: Db, request: dict[str, Any]) -> None:
+    """Nothing, in a transaction like everything else: answers as long as the writer does."""
+
+
 def plan(db: Db, request: dict[str, Any]) -> None:
     """Insert tasks of one phase; those that exist stay as they are."""
     job = _find(db, request["job_id"])
@@ -289,6 +307,7 @@ def commit(db: Db, request: dict[str, Any]) -> None:
     key = {"key_job_id": job.id, "key_phase": job.phase}
     if turn.rerun:
         db.run(_RERUN, {**key, "new_run": job.run})
+        db.run(_UNPLACE, {"key_id": job.id})
     if turn.fail_pending is not None:
         db.run(_FAIL_PENDING, {**key, "key_run": job.run, "why": turn.fail_pending, "at": turn.now})
 
@@ -313,6 +332,8 @@ OPERATIONS: Final = {
     "create": create,
     "recreate": recreate,
     "add_files": add_files,
+    "add_phase_files": add_phase_files,
+    "ping": ping,
     "plan": plan,
     "queue": queue,
     "admit": admit,

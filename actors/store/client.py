@@ -100,6 +100,16 @@ class Store:
             "cursor": cursor, "alarm_at": alarm_at,
         })  # fmt: skip
 
+    async def add_phase_files(self, job_id: str, phase: int, first_n: int, files: list[FileRef]) -> None:
+        """A page of the files of a later phase; the same page again adds nothing. Raises NotFound."""
+        await self._write.call({
+            "op": "add_phase_files", "job_id": job_id, "phase": phase, "first_n": first_n, "files": _encode(files),
+        })  # fmt: skip
+
+    async def ping(self) -> None:
+        """Returns when the writer has answered."""
+        await self._write.call({"op": "ping"})
+
     async def plan(self, job_id: str, run: int, phase_index: int, tasks: list[Task]) -> None:
         """Insert tasks of a phase; those that exist stay. Counters are the caller's.
 

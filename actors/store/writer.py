@@ -123,7 +123,7 @@ class Writer:
             group, ended = self._gather(first)
             try:
                 answers = self.execute([request for waiting in group for request in waiting.requests])
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a caller must be answered, and the thread go on
                 _log.exception("the writer failed")
                 answers = [error] * sum(len(waiting.requests) for waiting in group)
             _hand_out(group, answers)

@@ -56,7 +56,10 @@ def list_batches(
 @click.option("--reason", help="Why; it is shown as the batch's error.")
 @click.pass_obj
 def cancel(remote: Remote, batch: str, reason: str | None) -> None:
-    """End BATCH: its machines are stopped, and tasks that have not begun never begin."""
+    """End BATCH before its time.
+
+    Its machines are stopped, and tasks that have not begun never begin.
+    """
     with remote.client() as arke:
         arke.cancel(batch, reason)
     click.echo(f"{batch} is cancelled.")
@@ -66,7 +69,10 @@ def cancel(remote: Remote, batch: str, reason: str | None) -> None:
 @click.argument("batch")
 @click.pass_obj
 def retry(remote: Remote, batch: str) -> None:
-    """Open a new run of the failed tasks of BATCH, which must have ended."""
+    """Run the failed tasks of BATCH again.
+
+    BATCH must have ended; the new run has counters and a final callback of its own.
+    """
     with remote.client() as arke:
         answer = arke.retry(batch)
     click.echo(f"{batch} runs again{_run(answer.get('run'))}.")
@@ -76,7 +82,10 @@ def retry(remote: Remote, batch: str) -> None:
 @click.argument("batch")
 @click.pass_obj
 def reset(remote: Remote, batch: str) -> None:
-    """Set BATCH to ERROR and stop its machines, as an administrator (--admin-key)."""
+    """Set BATCH to ERROR, as an administrator.
+
+    Its machines are stopped. Needs --admin-key where the service has one.
+    """
     with remote.client() as arke:
         arke.reset(batch)
     click.echo(f"{batch} is reset.")
@@ -86,7 +95,10 @@ def reset(remote: Remote, batch: str) -> None:
 @click.argument("batch")
 @click.pass_obj
 def redeliver(remote: Remote, batch: str) -> None:
-    """Send the final callback of BATCH again, under the same key."""
+    """Send the final callback again.
+
+    It carries the same idempotency key as before.
+    """
     with remote.client() as arke:
         arke.redeliver(batch)
     click.echo(f"The final callback of {batch} is sent again.")

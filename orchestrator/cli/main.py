@@ -43,7 +43,8 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
 
     `arke COMMAND --help` tells more.
     """
-    context.obj = context.obj or Remote(_checked(server), api_key or None, admin_key or None)
+    if not isinstance(context.obj, Remote):
+        context.obj = Remote(_checked(server), api_key or None, admin_key or None)
 
 
 for command in (
@@ -74,7 +75,7 @@ def _run(arguments: Sequence[str] | None, remote: Remote | None) -> int:
         code = cli.main(args=arguments, prog_name="arke", obj=remote, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        return 0 if error.ctx is None or error.ctx.parent is None else 2
+        return 0
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "arke"
         return _fail(f"{error.format_message()} See `{where} --help`.", 2)

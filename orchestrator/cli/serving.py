@@ -60,7 +60,10 @@ def demo(
     no_dashboard: bool,
     once: bool,
 ) -> None:
-    """Run the service and convert a batch of sample TIFFs, to see it work; keeps serving until Ctrl-C."""
+    """Serve, and convert a sample batch.
+
+    Makes some small TIFFs, converts them, says where the results are, and keeps serving until Ctrl-C.
+    """
     settings = load(host, port, data_dir, no_dashboard)
     if settings.uses_s3:
         raise InvalidSetting("R2_ENDPOINT_URL", "unset for the demo, as R2_ACCOUNT_ID: it uses the local folder")

@@ -183,6 +183,20 @@ async def test_ray_refuses_when_all_workers_are_busy(ray_runs: Any) -> None:
         await provider.end_all()
 
 
+async def test_a_warm_actor_runs_the_worker(ray_runs: Any) -> None:
+    """Without a task and without a place to claim, the worker's own loop ends with 1, and the actor serves on."""
+    from actors.machines.ray_workers import RayMachines
+
+    provider = RayMachines(1)
+    try:
+        provider_id = await provider.spawn(MachineSpec(name="tiff-a-1", kind="tiff", env={}))
+        assert (await over(provider, provider_id)).code == 1
+        await provider.destroy(provider_id)
+        assert await provider.list() == []
+    finally:
+        await provider.end_all()
+
+
 async def test_ray_ends_the_process_of_a_machine_that_does_not_stop(ray_runs: Any) -> None:
     """A conversion that hangs in native code is ended with its actor; Ray makes the actor again."""
     from actors.machines.ray_workers import RayMachines, WarmWorker
@@ -279,6 +293,14 @@ async def test_no_secret_of_the_service_reaches_a_machine(
     assert worker_environment(spec("x"), {"R2_SECRET_ACCESS_KEY": "k", "PATH": "/bin"}) == {
         "PATH": "/bin", "TASK_ID": "x",
     }  # fmt: skip
+
+
+async def test_the_process_is_a_worker(tmp_path: Path) -> None:
+    """Without a task and without a place to claim, `python -m worker` says what is missing and exits with 1."""
+    provider = SubprocessMachines(tmp_path / "machines", tmp_path / "logs")
+    provider_id = await provider.spawn(MachineSpec(name="tiff-a-1", kind="tiff", env={}))
+    assert (await over(provider, provider_id)).code == 1
+    assert "TASK_ID" in (tmp_path / "logs" / "machine-tiff-a-1.log").read_text()
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 200])

@@ -25,13 +25,14 @@ WAIT_S = 20
 
 
 class StandIn:
-    """Remembers every request; answers what the test's script says, else what the orchestrator says when all is well."""
+    """Remembers every request; answers by the test's script, else as the orchestrator does when all is well."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
         self.script: list[Answer] = []
         self.work: list[dict[str, str]] = []
         self.on_callback: Callable[[dict[str, Any]], Answer | None] = lambda body: None
+        self.on_claim: Callable[[], Answer] | None = None
         self._arrived = threading.Condition()
         stand_in = self
 
@@ -39,7 +40,9 @@ class StandIn:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, answer = stand_in._answer(self.path, body, dict(self.headers))
-                payload = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                payload = (
+                    b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                )
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(payload)))
                 self.end_headers()
@@ -74,8 +77,10 @@ class StandIn:
             self._arrived.notify_all()
             if self.script:
                 return self.script.pop(0)
-            if path == "/machines/claim":
+            if path == "/machines/claim" and self.on_claim is None:
                 return (200, {"tasks": [self.work.pop(0)]}) if self.work else (204, None)
+        if path == "/machines/claim" and self.on_claim is not None:
+            return self.on_claim()
         answer = self.on_callback(body)
         if answer is not None:
             return answer
@@ -285,9 +290,7 @@ def test_wrong_token_exits_with_1(server: StandIn, objects: Path) -> None:
     assert len(server.claims()) == 1
 
 
-@pytest.mark.parametrize(
-    "limit", [{"WORKER_MAX_TASKS": "2"}, {"WORKER_MAX_TASKS": "2", "WORKER_CONCURRENCY": "2"}]
-)
+@pytest.mark.parametrize("limit", [{"WORKER_MAX_TASKS": "2"}, {"WORKER_MAX_TASKS": "2", "WORKER_CONCURRENCY": "2"}])
 def test_machine_retires_after_its_number_of_tasks(server: StandIn, objects: Path, limit: dict[str, str]) -> None:
     """The last task says that no other is accepted, and nothing is claimed after it."""
     server.work = [task(server, number) for number in range(2, 8)]
@@ -332,6 +335,50 @@ def test_stop_gives_the_task_back(server: StandIn, objects: Path, held: Held) ->
     assert [report["status"] for report in server.callbacks()] == ["released"]
 
 
+def test_stop_ends_a_waiting_claim_at_once(server: StandIn, objects: Path) -> None:
+    """A machine that waits for work in a long poll hangs up when it is stopped."""
+    asked, release = threading.Event(), threading.Event()
+
+    def hang() -> Answer:
+        asked.set()
+        release.wait(WAIT_S)
+        return 204, None
+
+    server.on_claim = hang
+    stop = threading.Event()
+    thread, codes = start(machine(server, objects, WORKER_IDLE_S="inf"), stop)
+    assert asked.wait(WAIT_S)
+    stop.set()
+    thread.join(loop.END_WITHIN_S / 2)
+    release.set()
+    assert codes == [0]
+
+
+def test_task_that_arrives_with_the_stop_is_given_back(server: StandIn, objects: Path) -> None:
+    """The answer to a result brings a task while the machine is told to stop: that task is released, not run."""
+    stop = threading.Event()
+
+    def stop_and_hand_over(body: dict[str, Any]) -> Answer | None:
+        stop.set()
+        handed = body["status"] == "success"
+        return (200, {"ok": True, "next": task(server, 2)}) if handed else None
+
+    server.on_callback = stop_and_hand_over
+    thread, codes = start(machine(server, objects) | task(server), stop)
+    thread.join(WAIT_S)
+    assert codes == [0]
+    reports = [(report["task_id"], report["status"]) for report in server.callbacks()]
+    assert reports == [("b_tiff_1", "success"), ("b_tiff_2", "released")]
+
+
+def test_refused_report_does_not_end_the_machine(server: StandIn, objects: Path) -> None:
+    """A machine whose report is refused (its batch is gone) asks for other work."""
+    server.script = [(404, {"error": "unknown"})]
+    server.work = [task(server, 2)]
+    assert run(machine(server, objects) | task(server)) == 0
+    assert [report["task_id"] for report in server.callbacks()] == ["b_tiff_1", "b_tiff_2"]
+
+
 def test_long_task_shows_life_and_ends_normally(server: StandIn, objects: Path, held: Held) -> None:
     """A task that lasts says "running" at its interval, then its result."""
     env = machine(server, objects, WORKER_HEARTBEAT_S="0.05") | task(server)
@@ -347,6 +394,7 @@ def test_long_task_shows_life_and_ends_normally(server: StandIn, objects: Path, 
 
 def test_stop_in_the_answer_ends_the_task_silently(server: StandIn, objects: Path, held: Held) -> None:
     """A task that is no longer wanted is dropped; the machine goes on with another."""
+
     def stop_first(body: dict[str, Any]) -> Answer | None:
         unwanted = body["status"] == "running" and body["task_id"] == "b_tiff_1"
         if unwanted:
@@ -433,7 +481,9 @@ def test_help_teaches() -> None:
     assert "example:" in out
 
 
-def test_leaves_no_folders_behind(server: StandIn, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaves_no_folders_behind(
+    server: StandIn, objects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a task downloads and makes is removed, whether it succeeds or fails."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -308,5 +308,3 @@ def _pyvips() -> Any:
             pyvips.cache_set_max(0)
             pyvips.block_untrusted_set(True)
         return pyvips
-
-

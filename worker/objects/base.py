@@ -45,8 +45,9 @@ class ObjectStore(Protocol):
         """Removes the object; no error where there is none."""
 
     def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[ObjectInfo]:
-        """At most `limit` objects whose keys begin with `prefix` and come after `after`, in the order of their UTF-8
-        bytes. Fewer than `limit` means that there are no more."""
+        """At most `limit` objects whose keys begin with `prefix` and come after `after`, in the store's order: that of
+        the keys' UTF-8 bytes, which some S3 servers (SeaweedFS) apply folder by folder. Fewer than `limit` means that
+        there are no more."""
 
 
 def check_key(key: str) -> str:

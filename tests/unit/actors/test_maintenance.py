@@ -38,6 +38,10 @@ class Store:
             raise Unavailable
         self.removed.append(job_id)
 
+    async def forget_machines(self, before: int, limit: int = 10) -> int:
+        self.asked.append(("machines", before))
+        return 7
+
     async def admit(self, job_id: str, *, max_active: int, small_tasks: int, shared_hosts: int, now: int) -> str | None:
         if self.slots < 1:
             return "batches:0" if job_id.startswith("small") else None
@@ -101,9 +105,9 @@ async def test_expire_removes_after_the_retention() -> None:
     """The limit in time is RETENTION_DAYS before now; what cannot be removed is tried in the next round."""
     store = Store(expired=["a", "stuck", "b"])
     report = await expire.run_once(store, now=40 * expire.DAY_MS, retention_days=30)
-    assert store.asked == [("expired", 10 * expire.DAY_MS)]
+    assert store.asked == [("expired", 10 * expire.DAY_MS), ("machines", 10 * expire.DAY_MS)]
     assert store.removed == ["a", "b"]
-    assert (report.done, report.failed) == (2, 1)
+    assert (report.done, report.failed) == (2 + 7, 1)
 
 
 async def test_sweep_removes_old_logs_only_and_asks_the_fleet(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""One service for all acceptance tests, as users run it; each test gets it whole."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.acceptance.service import Service
+from tests.stand_ins.receiver import Receiver
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here is slow."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.acceptance)
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    """Where the final callbacks arrive."""
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def _shared(receiver: Receiver) -> Iterator[Service]:
+    made = Service(receiver)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def service(_shared: Service) -> Service:
+    """The running service. What a test before has left in pieces is started again, so that one failure stays one."""
+    if _shared.roles_missing():
+        try:
+            _shared.settle()
+        except AssertionError:
+            _shared.kill_everything()
+            _shared.start()
+    return _shared
+
+
+@pytest.fixture(scope="session")
+def tiff() -> bytes:
+    """A tiny picture."""
+    content = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(content, "TIFF")
+    return content.getvalue()

@@ -1,0 +1,307 @@
+"""The service as users run it (`arke serve`), and what tests do with it: wait, look, kill one process by its pid."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+import psutil
+
+from actors import wire
+from actors.settings import Settings
+from actors.signing import sign_task
+from orchestrator.serve import pids_by_role
+from tests.stand_ins.receiver import Receiver
+
+ROOT: Final = Path(__file__).parents[2]
+PATIENCE_S: Final = 60.0
+START_S: Final = 90.0
+QUICK: Final[Mapping[str, str]] = {
+    "ALARM_DELAY_TIFF_CONVERSION": "500",
+    "ALARM_DELAY_ERROR_RETRY": "500",
+    "TASK_TIMEOUT_TIFF_CONVERSION": "5000",
+    "BOOT_TIMEOUT_MS": "5000",
+    "MAX_BODY_BYTES": str(1 << 20),
+}
+"""Short times, so that what waits for a deadline does not wait long; and a limit that a small body is over."""
+STANDING: Final[Mapping[str, int]] = {
+    "StoreActor": 1, "FleetActor": 1, "MaintenanceActor": 1, "ServeController": 1, "haproxy": 1,
+    "gcs_server": 1, "raylet": 1, "ServeReplica:arke:front": 2,
+}  # fmt: skip
+"""Role to the number of processes that always run."""
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], what: str, within_s: float = PATIENCE_S) -> T:
+    """What `look` gives as soon as it is true. Asks again every 50 ms; fails, naming `what`, when time is over."""
+    deadline = time.monotonic() + within_s
+    pause = threading.Event()
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
+        pause.wait(0.05)
+    return found
+
+
+class Service:
+    """One `arke serve` on a data folder and a port of its own; it can be started again on both."""
+
+    def __init__(self, receiver: Receiver, **environment: str) -> None:
+        self.receiver = receiver
+        # Short: unix sockets are below a folder whose name follows from this one.
+        self.data_dir = Path(tempfile.mkdtemp(prefix="arke-t-"))
+        self.port = free_port()
+        self._environment = {**QUICK, "WORKER_URL": receiver.url, **environment}
+        self._process: subprocess.Popen[str] | None = None
+        self.settings = Settings.load(self._environment, data_dir=self.data_dir, port=self.port, dashboard=False)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60.0, trust_env=False)
+        self.said: list[str] = []
+        self._reader: threading.Thread | None = None
+
+    # ---- life
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it is ready."""
+        command = (sys.executable, "-m", "orchestrator.cli.main", "serve", "--no-dashboard", "--port", str(self.port))
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ARKE_"))}
+        self.said = []
+        self._process = subprocess.Popen(
+            [*command, "--data-dir", str(self.data_dir)],
+            cwd=ROOT, env={**clean, **self._environment}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        eventually(lambda: self.has_said("Ready at") or self._ended(), "the service is ready", START_S)
+        assert not self._ended(), self.said
+
+    def stop(self) -> float:
+        """SIGTERM; returns how many seconds the end took."""
+        assert self._process is not None
+        begun = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(30)
+        took = time.monotonic() - begun
+        self._after_end()
+        return took
+
+    def kill_everything(self) -> None:
+        """SIGKILL to each process of it, the supervisor first, so that nobody starts anything again."""
+        assert self._process is not None
+        processes = self.processes()
+        for process in (psutil.Process(self._process.pid), *processes):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(10)
+        psutil.wait_procs(processes, timeout=10)
+        self._after_end()
+
+    def remove(self) -> None:
+        """End it, however it is, and delete its folder."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill_everything()
+        self.http.close()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
+        shutil.rmtree(self.settings.run_dir, ignore_errors=True)
+
+    def has_said(self, words: str) -> bool:
+        """Whether a line with these words was printed."""
+        return any(words in line for line in list(self.said))
+
+    def _ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as output:
+            for line in output:
+                self.said.append(line.strip())
+
+    def _after_end(self) -> None:
+        if self._reader is not None:
+            self._reader.join(10)
+        self._process = None
+
+    # ---- processes
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything below the supervisor that lives."""
+        if self._process is None:
+            return []
+        try:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [process for process in children if _lives(process)]
+
+    def pids(self, role: str) -> list[int]:
+        """The processes of a role, oldest first."""
+        return sorted(pids_by_role(self.processes()).get(role, []))
+
+    def pid_of_actor(self, name: str) -> int | None:
+        """The process that listens on the socket of this actor (`store`, `fleet`, `batch:{id}`, …)."""
+        path = wire.socket_path(self.settings.run_dir, name)
+        for process in self.processes():
+            # The socket was bound under a draft name that ends in the pid, then renamed.
+            bound = str(path.with_suffix(f".{process.pid}"))
+            with contextlib.suppress(psutil.Error):
+                if any(connection.laddr == bound for connection in process.net_connections("unix")):
+                    return process.pid
+        return None
+
+    def roles_missing(self) -> list[str]:
+        """What should run and does not, or does not answer."""
+        roles = pids_by_role(self.processes())
+        counts = {**STANDING, "WarmWorker": self.settings.max_machines}
+        missing = [role for role, number in counts.items() if len(roles.get(role, [])) < number]
+        missing += [name for name in ("store", "fleet", "maintenance") if not self._listens(name)]
+        return missing if missing or self._healthy() else ["health"]
+
+    def settle(self, within_s: float = PATIENCE_S) -> None:
+        """Wait until all that stands always stands again."""
+        eventually(lambda: not self.roles_missing(), f"all runs again; missing {self.roles_missing()}", within_s)
+
+    def _listens(self, actor: str) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(wire.socket_path(self.settings.run_dir, actor)))
+            except OSError:
+                return False
+        return True
+
+    def _healthy(self) -> bool:
+        try:
+            return self.http.get("/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    # ---- objects and batches
+
+    @property
+    def objects(self) -> Path:
+        """The folder of the bucket."""
+        return self.settings.objects_dir / self.settings.r2_bucket
+
+    def put(self, key: str, content: bytes) -> None:
+        """Put an object in, as a person would: by copying a file."""
+        path = self.objects / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def create(self, body: Mapping[str, Any]) -> str:
+        """Create a batch; returns its id."""
+        answer = self.http.post("/batches", json=body)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["batch_id"])
+
+    def status(self, batch: str) -> dict[str, Any]:
+        """The status object; asks again where the service is restarting."""
+
+        def ask() -> dict[str, Any] | None:
+            try:
+                answer = self.http.get(f"/status/{batch}")
+            except httpx.HTTPError:
+                return None
+            # While HAProxy is being replaced, Serve answers by itself, without our body.
+            return answer.json() if answer.status_code == 200 else None
+
+        return eventually(ask, f"a status of {batch}", START_S)
+
+    def completed(self, batch: str) -> int:
+        """How many tasks are completed."""
+        return int(self.status(batch)["progress"]["tasks_completed"])
+
+    def until_over(self, batch: str, within_s: float = PATIENCE_S) -> dict[str, Any]:
+        """The status once it is DONE or ERROR."""
+
+        def look() -> dict[str, Any] | None:
+            status = self.status(batch)
+            return status if status["status"] in ("DONE", "ERROR") else None
+
+        return eventually(look, f"{batch} is over", within_s)
+
+    def tasks(self, batch: str) -> list[dict[str, Any]]:
+        """All tasks, page by page."""
+        items: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": "1000", **({"cursor": cursor} if cursor else {})}
+            page = self.http.get(f"/batches/{batch}/tasks", params=query)
+            assert page.status_code == 200, page.text
+            items += page.json()["items"]
+            cursor = page.json()["next"]
+            if cursor is None:
+                return items
+
+    def callback_path(self, batch: str, task: str, *, run: int = 1, attempt: int = 1) -> str:
+        """The signed address of an attempt, without the base."""
+        secret = self.settings.callback_secret_file.read_text().strip()
+        signature = sign_task(secret, batch, task, run, attempt)
+        return f"/callback/{batch}/{task}?run={run}&attempt={attempt}&sig={signature}"
+
+
+class Traffic:
+    """Status requests and callbacks, one after the other, while something is being killed.
+
+    The callbacks are duplicates of one that was counted: they take the whole way and must change nothing.
+    """
+
+    def __init__(self, service: Service, batch: str, task: Mapping[str, Any]) -> None:
+        self._service = service
+        self._callback = service.callback_path(batch, task["task_id"], attempt=task["attempt"])
+        self._body = {"task_id": task["task_id"], "batch_id": batch, "status": "success"}
+        self._status = f"/status/{batch}"
+        self._over = threading.Event()
+        self.answers: list[tuple[str, int, str]] = []
+        self._threads = [threading.Thread(target=self._ask, args=(way,)) for way in ("status", "callback")]
+
+    @contextlib.contextmanager
+    def flowing(self) -> Iterator["Traffic"]:
+        """The traffic flows inside the block."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            for thread in self._threads:
+                thread.join()
+
+    def not_answered(self) -> Sequence[tuple[str, int, str]]:
+        """Everything but 200, with what the body said. A refused connection is status 0."""
+        return [answer for answer in list(self.answers) if answer[1] != 200]
+
+    def _ask(self, way: str) -> None:
+        with httpx.Client(base_url=self._service.url, timeout=30.0, trust_env=False) as http:
+            while not self._over.is_set():
+                try:
+                    answer = http.get(self._status) if way == "status" else http.post(self._callback, json=self._body)
+                    self.answers.append((way, answer.status_code, answer.text[:200]))
+                except httpx.HTTPError as error:
+                    self.answers.append((way, 0, repr(error)))
+                self._over.wait(0.01)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

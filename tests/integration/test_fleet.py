@@ -1,0 +1,641 @@
+"""The real fleet on a virtual clock, with a store, hosts and a provider that fail on demand; and on the real store."""
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from actors.errors import ArkeError, Fenced, InvalidInput, NotFound, Retired, Unavailable
+from actors.fleet import Fleet, FleetStore
+from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
+from actors.rules.model import Job, Machine
+from actors.rules.states import JobState, MachineState
+from actors.store import LocalWriter, Store, Writer
+
+Statuses = list[MachineStatus]
+
+
+class VirtualTime:
+    """Time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.ms = 1_000_000
+        self.timers: list[tuple[int, int, asyncio.Event]] = []
+
+    def now(self) -> int:
+        return self.ms
+
+    async def wait(self, event: asyncio.Event, milliseconds: int) -> bool:
+        rung = asyncio.Event()
+        heapq.heappush(self.timers, (self.ms + max(0, milliseconds), id(rung), rung))
+        waiters = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(rung.wait())]
+        try:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+        return event.is_set()
+
+    async def advance(self, milliseconds: int) -> None:
+        """Let everything happen that is due until then."""
+        end = self.ms + milliseconds
+        await settle()
+        while self.timers and self.timers[0][0] <= end:
+            due, _, rung = heapq.heappop(self.timers)
+            self.ms = max(self.ms, due)
+            rung.set()
+            await settle()
+        self.ms = end
+
+
+async def settle() -> None:
+    """Let all that can go on without time passing go on."""
+    for _ in range(60):
+        await asyncio.sleep(0)
+
+
+class MemoryStore:
+    """Fencing and commits as the real store does them; `lose_answers` commits and then fails."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Machine] = {}
+        self.history: list[tuple[str, str]] = []
+        self.epoch = self.seq = 0
+        self.lose_answers = 0
+        self.over: set[str] = set()
+
+    async def activate_singleton(self, name: str) -> int:
+        self.epoch, self.seq = self.epoch + 1, 0
+        return self.epoch
+
+    async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None:
+        await asyncio.sleep(0)
+        if epoch != self.epoch or seq not in (self.seq, self.seq + 1):
+            raise Fenced
+        if seq == self.seq + 1:
+            self.seq = seq
+            for machine in machines:
+                self.rows[machine.id] = machine
+                self.history.append((machine.id, machine.state.value))
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise Unavailable
+
+    async def machines(self, *, alive: bool = True) -> list[Machine]:
+        return [m for m in self.rows.values() if not alive or m.state is not MachineState.GONE]
+
+    async def job(self, job_id: str) -> Job | None:
+        return Job(id=job_id, state=JobState.CANCELLED if job_id in self.over else JobState.RUNNING)
+
+    def states(self) -> list[str]:
+        return sorted(m.state.value for m in self.rows.values())
+
+
+class Hosts:
+    """The batches: each has a queue of task numbers and remembers what it gave to a claim."""
+
+    def __init__(self) -> None:
+        self.pending: dict[str, deque[int]] = {}
+        self.given: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.lost: list[dict[str, Any]] = []
+        self.takes: list[tuple[str, str]] = []
+        self.down: set[str] = set()
+        self.unanswered = 0
+        self.hold: asyncio.Event | None = None
+
+    async def call(self, job: str, request: dict[str, Any]) -> dict[str, Any]:
+        if self.hold is not None:
+            await self.hold.wait()
+        await asyncio.sleep(0)
+        if job in self.down:
+            self.unanswered += 1
+            raise Unavailable
+        if request["op"] == "lost":
+            self.lost.append(request)
+            return {}
+        self.takes.append((job, request["machine"]))
+        if job not in self.pending:
+            raise NotFound
+        key = (job, request["claim"])
+        if not self.given.get(key):
+            queue = self.pending[job]
+            numbers = [queue.popleft() for _ in range(min(request["free"], len(queue)))]
+            self.given[key] = [task(job, n) for n in numbers]
+        return {"tasks": self.given[key]}
+
+
+def task(job: str, n: int) -> dict[str, Any]:
+    task_id = f"{job}_tiff_{n}"
+    return {"env": {"TASK_ID": task_id}, "task_id": task_id, "attempt": 1, "run": 1, "name": f"tiff-{job}-{n}-1"}
+
+
+class Machines:
+    """A provider whose machines are entries of a dict; errors are put into `spawn_errors` by tests."""
+
+    name = "subprocess"
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.alive: dict[str, MachineStatus] = {}
+        self.envs: dict[str, dict[str, str]] = {}
+        self.spawned: list[str] = []
+        self.destroyed: list[str] = []
+        self.spawn_errors: list[Exception] = []
+        self.answer_lost = False
+        self.down = False
+        self.hold: asyncio.Event | None = None
+
+    async def spawn(self, spec: MachineSpec) -> str:
+        self.spawned.append(spec.name)
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.spawn_errors:
+            raise self.spawn_errors.pop(0)
+        self.alive[spec.name] = MachineStatus(name=spec.name, provider_id=f"id:{spec.name}", state="running")
+        self.envs[spec.name] = spec.env
+        if self.answer_lost:
+            raise ConnectionError
+        return f"id:{spec.name}"
+
+    async def inspect(self, which: str) -> MachineStatus:
+        if self.down:
+            raise ProviderUnavailable
+        return self.alive.get(which.removeprefix("id:"), gone(which))
+
+    async def list(self) -> Statuses:
+        if self.down:
+            raise ProviderUnavailable
+        return list(self.alive.values())
+
+    async def destroy(self, which: str) -> None:
+        if self.down:
+            raise ProviderUnavailable
+        self.destroyed.append(which.removeprefix("id:"))
+        self.alive.pop(which.removeprefix("id:"), None)
+
+
+class World:
+    """A fleet and all around it, which survives the fleet's death."""
+
+    def __init__(self, store: FleetStore | None = None) -> None:
+        self.time, self.hosts, self.provider = VirtualTime(), Hosts(), Machines()
+        self.memory = MemoryStore()
+        self.store: FleetStore = store or self.memory
+        self.fleet: Fleet | None = None
+
+    async def start(self, most: int = 4) -> Fleet:
+        """A new activation, as after a kill: the former one just stops."""
+        if self.fleet is not None:
+            await self.fleet.close()
+        self.fleet = Fleet(
+            self.store, self.provider, call_host=self.hosts.call, now=self.time.now, wait=self.time.wait,
+            base_env=lambda machine: {"MACHINE_NAME": machine}, max_machines=most, rng=random.Random(1),
+        )  # fmt: skip
+        await self.fleet.start()
+        await settle()
+        return self.fleet
+
+    async def ask(self, **request: Any) -> Any:
+        assert self.fleet is not None
+        (answer,) = await self.fleet.handle([request])
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def batch(self, job: str, tasks: int, *, announce: bool = True) -> None:
+        self.hosts.pending[job] = deque(range(tasks))
+        if announce:
+            await self.demand(job, tasks)
+
+    async def demand(self, job: str, want: int, active: int = 0) -> Any:
+        answer = await self.ask(op="demand", job=job, kind="tiff", want=want, active=active)
+        await settle()
+        return answer
+
+    def claiming(self, machine: str, claim: str = "c1", *, internal: bool = True, **more: Any) -> asyncio.Task[Any]:
+        body = {"machine": machine, "claim": claim, "kinds": ["tiff"], "free": 1, "wait_ms": 5000, **more}
+        return asyncio.ensure_future(self.ask(op="claim", claim=body, internal=internal))
+
+    async def machines(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = await self.ask(op="list")
+        return listed
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    await world.start()
+    yield world
+    assert world.fleet is not None
+    await world.fleet.close()
+
+
+async def test_a_demand_becomes_a_machine_with_its_task(world: World) -> None:
+    """Rows come first: planned, then the task is taken, spawning with the name, then the provider, running."""
+    await world.batch("a", 1)
+    (machine,) = await world.machines()
+    assert (machine["state"], machine["name"], machine["task_id"]) == ("running", "tiff-a-0-1", "a_tiff_0")
+    assert [state for _, state in world.memory.history] == ["planned", "spawning", "running"]
+    assert world.provider.envs["tiff-a-0-1"] == {"TASK_ID": "a_tiff_0", "MACHINE_NAME": machine["id"]}
+
+
+async def test_slots_are_shared_round_robin_and_never_exceeded(world: World) -> None:
+    """Four slots, two batches that came at once: two machines each, whatever their size."""
+    await world.batch("big", 1000, announce=False)
+    await world.batch("small", 5, announce=False)
+    assert world.fleet is not None
+    wish = {"op": "demand", "kind": "tiff", "active": 0}
+    await world.fleet.handle([wish | {"job": "big", "want": 1000}, wish | {"job": "small", "want": 5}])
+    await settle()
+    assert sorted(world.provider.spawned) == ["tiff-big-0-1", "tiff-big-1-1", "tiff-small-0-1", "tiff-small-1-1"]
+    await world.time.advance(5000)
+    assert len(world.provider.spawned) == 4
+
+
+async def test_no_more_machines_than_the_provider_has_room_for() -> None:
+    """The warm actors bound the fleet even where MAX_MACHINES is higher; external has none at all."""
+    for capacity in (1, 0):
+        world = World()
+        world.provider.capacity = capacity
+        fleet = await world.start(most=10)
+        await world.batch("a", 5)
+        assert len(world.provider.spawned) == capacity
+        await fleet.close()
+
+
+async def test_a_batch_without_work_after_all_costs_no_machine(world: World) -> None:
+    """The batch is asked before the provider: no task, no machine, and it is not asked again and again."""
+    await world.batch("a", 0, announce=False)
+    await world.demand("a", 3)
+    await world.time.advance(3000)
+    assert world.provider.spawned == []
+    assert set(world.memory.states()) == {"gone"}
+    assert len(world.hosts.takes) <= 3
+
+
+async def test_a_refused_spawn_is_told_and_not_repeated_at_once(world: World) -> None:
+    """The batch hears why, whether it is for good, and gets its task back; the next spawn waits 1 s, doubling."""
+    world.provider.spawn_errors = [SpawnRefused("No token.", permanent=True), SpawnRefused("Full.")]
+    await world.batch("a", 1)
+    (lost,) = world.hosts.lost
+    assert (lost["why"], lost["message"], lost["permanent"], lost["task_id"]) == ("refused", "No token.", True, None)
+    assert world.memory.states() == ["gone"]
+    await world.batch("a", 1)
+    assert len(world.provider.spawned) == 1
+    await world.time.advance(1100)
+    assert len(world.provider.spawned) == 2
+    await world.batch("a", 1)
+    await world.time.advance(900)
+    assert len(world.provider.spawned) == 2
+    await world.time.advance(1200)
+    assert world.memory.states() == ["gone", "gone", "running"]
+
+
+async def test_a_machine_that_vanishes_is_told_to_its_batch(world: World) -> None:
+    """Within a tick: lost, gone, and the row ends after the batch has heard it, not before."""
+    await world.batch("a", 1)
+    world.provider.alive.clear()
+    world.hosts.down.add("a")
+    await world.time.advance(1500)
+    assert world.memory.states() == ["running"]
+    world.hosts.down.clear()
+    await world.time.advance(1500)
+    assert [(lost["why"], lost["job"]) for lost in world.hosts.lost] == [("gone", "a")]
+    assert world.memory.states() == ["gone"]
+
+
+@pytest.mark.parametrize(("oom", "why"), [(False, "exited"), (True, "oom")])
+async def test_an_exit_is_told_with_its_reason(world: World, oom: bool, why: str) -> None:
+    """An exited machine is cleared away and its batch told, out of memory apart."""
+    await world.batch("a", 1)
+    (status,) = world.provider.alive.values()
+    world.provider.alive[status.name] = msgspec.structs.replace(status, state="exited", code=1, oom=oom)
+    await world.time.advance(1500)
+    assert [lost["why"] for lost in world.hosts.lost] == [why]
+    assert world.provider.destroyed == [status.name]
+
+
+async def test_a_finished_batch_is_not_woken_for_a_machine_that_ends(world: World) -> None:
+    """The store knows that the batch is terminal: nobody is told, the row ends."""
+    await world.batch("a", 1)
+    world.memory.over.add("a")
+    world.provider.alive.clear()
+    await world.time.advance(1500)
+    assert world.hosts.lost == []
+    assert world.memory.states() == ["gone"]
+
+
+async def test_a_provider_that_does_not_answer_proves_nothing(world: World) -> None:
+    """While the provider is away no machine is given up."""
+    await world.batch("a", 1)
+    world.provider.down = True
+    await world.time.advance(10_000)
+    assert (world.memory.states(), world.hosts.lost) == (["running"], [])
+
+
+async def test_a_claim_gets_work_that_is_there_and_waits_for_what_comes(world: World) -> None:
+    """At once where a batch has work; else when it says so; an empty list after wait_ms. Waiting blocks nobody."""
+    await world.batch("a", 5)
+    machine = (await world.machines())[0]["id"]
+    assert await world.claiming(machine, "c1") == {"tasks": [{"TASK_ID": "a_tiff_4"}]}
+    waiting = world.claiming(machine, "c2")
+    await world.time.advance(4000)
+    assert not waiting.done()
+    await world.batch("b", 1)
+    assert await waiting == {"tasks": [{"TASK_ID": "b_tiff_0"}]}
+    empty = world.claiming(machine, "c3")
+    await world.time.advance(5100)
+    assert await empty == {"tasks": []}
+
+
+async def test_a_waiting_machine_is_used_before_one_is_made(world: World) -> None:
+    """Warm is cheaper than new: with a machine waiting, one task makes no machine."""
+    await world.batch("a", 1)
+    waiting = world.claiming((await world.machines())[0]["id"])
+    await settle()
+    await world.batch("b", 1)
+    assert (await waiting)["tasks"] == [{"TASK_ID": "b_tiff_0"}]
+    assert world.provider.spawned == ["tiff-a-0-1"]
+
+
+async def test_the_same_claim_gets_the_same_answer(world: World) -> None:
+    """Sent again after a lost answer, and sent twice at once: one assignment, though another batch's turn has come."""
+    await world.batch("a", 5)
+    machine = (await world.machines())[0]["id"]
+    first = await world.claiming(machine, "c1")
+    await world.batch("b", 5, announce=False)
+    await world.demand("b", 5)
+    assert await world.claiming(machine, "c1") == first
+    takes = len(world.hosts.takes)
+    twice = await asyncio.gather(world.claiming(machine, "c2"), world.claiming(machine, "c2"))
+    assert twice[0] == twice[1]
+    assert len(world.hosts.takes) == takes + 1
+
+
+async def test_claims_go_round_the_batches(world: World) -> None:
+    """A batch of thousands does not keep a small one waiting for its turn."""
+    await world.batch("big", 1000)
+    await world.batch("small", 1)
+    machine = (await world.machines())[0]["id"]
+    got = [(await world.claiming(machine, f"c{n}"))["tasks"][0]["TASK_ID"] for n in range(2)]
+    assert "small_tiff_0" in got
+
+
+async def test_a_batch_that_does_not_answer_keeps_no_other_waiting(world: World) -> None:
+    """The next batch is asked; the silent one again after a second."""
+    await world.batch("a", 5)
+    machine = (await world.machines())[0]["id"]
+    world.hosts.down.add("a")
+    await world.batch("b", 1, announce=False)
+    waiting = world.claiming(machine, "c1")
+    await settle()
+    await world.demand("a", 1)
+    await world.demand("a", 1)
+    assert world.hosts.unanswered == 1
+    await world.demand("b", 1)
+    assert (await waiting)["tasks"] == [{"TASK_ID": "b_tiff_0"}]
+    waiting = world.claiming(machine, "c2")
+    await settle()
+    world.hosts.down.clear()
+    await world.time.advance(1100)
+    assert (await waiting)["tasks"] == [{"TASK_ID": "a_tiff_4"}]
+
+
+async def test_machines_that_are_unknown_or_ended_are_retired(world: World) -> None:
+    """410 for a machine that the fleet does not count on, also while it waits; people's own workers have no row."""
+    with pytest.raises(Retired):
+        await world.claiming("m-9-9")
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    waiting = world.claiming(machine)
+    await settle()
+    await world.ask(op="destroy", machine=machine, job="a", task_id="a_tiff_0", attempt=1)
+    with pytest.raises(Retired):
+        await waiting
+    await world.batch("b", 1, announce=False)
+    await world.demand("b", 1)
+    outside = world.claiming("my-laptop", "x", internal=False)
+    await world.time.advance(5100)
+    assert "tasks" in await outside
+
+
+async def test_an_outside_worker_cannot_take_the_name_of_a_machine(world: World) -> None:
+    """Names of the service's machines are taken."""
+    await world.batch("a", 2)
+    with pytest.raises(InvalidInput) as refusal:
+        await world.claiming((await world.machines())[0]["id"], internal=False)
+    assert refusal.value.field == "machine"
+
+
+async def test_destroy_is_conditional(world: World) -> None:
+    """A machine that has taken work of another batch since is not destroyed for the former one."""
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    await world.batch("b", 1, announce=False)
+    waiting = world.claiming(machine)
+    await settle()
+    await world.demand("b", 1)
+    await waiting
+    await world.ask(op="destroy", machine=machine, job="a", task_id="a_tiff_0", attempt=1)
+    assert world.provider.destroyed == []
+    await world.ask(op="destroy", machine=machine, job="b", task_id="b_tiff_0", attempt=1)
+    await settle()
+    assert world.provider.destroyed == ["tiff-a-0-1"]
+    assert [lost["job"] for lost in world.hosts.lost] == ["a", "b"]
+
+
+async def test_each_batch_is_told_once(world: World) -> None:
+    """A machine worked for two batches and one of them is away: the other does not hear of its end again and again."""
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    waiting = world.claiming(machine)
+    await settle()
+    await world.batch("b", 1)
+    await waiting
+    world.hosts.down.add("b")
+    world.provider.alive.clear()
+    await world.time.advance(5000)
+    assert [lost["job"] for lost in world.hosts.lost] == ["a"]
+    world.hosts.down.clear()
+    await world.time.advance(1500)
+    assert [lost["job"] for lost in world.hosts.lost] == ["a", "b"]
+
+
+async def test_release_ends_all_machines_of_a_batch(world: World) -> None:
+    """Cancel and reset: its machines end, the batch need not be told, others' machines stay."""
+    await world.batch("a", 2)
+    await world.batch("b", 1)
+    await world.ask(op="release_job", job="a")
+    await settle()
+    assert sorted(world.provider.destroyed) == ["tiff-a-0-1", "tiff-a-1-1"]
+    assert world.memory.states() == ["gone", "gone", "running"]
+    assert world.hosts.lost == []
+
+
+async def test_a_machine_cancelled_while_it_is_made_does_not_survive(world: World) -> None:
+    """Released between the spawn and its answer: destroyed as soon as the answer is there."""
+    world.provider.hold = asyncio.Event()
+    await world.batch("a", 1)
+    await world.ask(op="release_job", job="a")
+    assert world.memory.states() == ["destroying"]
+    world.provider.hold.set()
+    await settle()
+    assert world.provider.alive == {}
+    assert world.memory.states() == ["gone"]
+
+
+async def test_a_machine_cancelled_while_its_task_is_taken_is_never_made(world: World) -> None:
+    """Released before the spawn: the provider is not asked, the batch hears that its task is free."""
+    world.hosts.hold = asyncio.Event()
+    await world.batch("a", 1)
+    await world.ask(op="release_job", job="a")
+    world.hosts.hold.set()
+    await settle()
+    assert world.provider.spawned == []
+    assert [lost["why"] for lost in world.hosts.lost] == ["refused"]
+    assert world.memory.states() == ["gone"]
+
+
+async def test_a_spawn_whose_answer_was_lost_is_adopted(world: World) -> None:
+    """Invariant 3: inspected by name, found, counted; spawned once."""
+    world.provider.answer_lost = True
+    await world.batch("a", 1)
+    await world.time.advance(2000)
+    assert world.provider.spawned == ["tiff-a-0-1"]
+    (machine,) = await world.machines()
+    assert (machine["state"], machine["provider_id"]) == ("running", "id:tiff-a-0-1")
+    assert world.hosts.lost == []
+
+
+async def test_death_before_the_spawn_gives_the_task_back(world: World) -> None:
+    """The fleet dies while a task is taken: its heir makes no machine of that row and tells the batch."""
+    world.hosts.hold = asyncio.Event()
+    await world.batch("a", 1)
+    assert world.memory.states() == ["planned"]
+    world.hosts.hold.set()
+    await world.start()
+    assert world.provider.spawned == []
+    assert [(lost["job"], lost["why"]) for lost in world.hosts.lost] == [("a", "refused")]
+    assert world.memory.states() == ["gone"]
+
+
+@pytest.mark.parametrize("made", [True, False])
+async def test_death_during_the_spawn_is_reconciled(world: World, made: bool) -> None:
+    """Made but not known: adopted. Not made: the batch hears that nothing was."""
+    world.provider.hold = asyncio.Event()
+    await world.batch("a", 1)
+    if made:
+        world.provider.alive["tiff-a-0-1"] = MachineStatus(
+            name="tiff-a-0-1", provider_id="id:tiff-a-0-1", state="running"
+        )
+    await world.start()
+    assert world.provider.spawned == ["tiff-a-0-1"]
+    assert world.memory.states() == ["running" if made else "gone"]
+    assert [lost["why"] for lost in world.hosts.lost] == ([] if made else ["refused"])
+
+
+async def test_death_during_the_end_goes_on_ending(world: World) -> None:
+    """DESTROYING is on disk: the heir destroys again."""
+    await world.batch("a", 1)
+    world.provider.down = True
+    machine = (await world.machines())[0]["id"]
+    await world.ask(op="destroy", machine=machine, job="a", task_id="a_tiff_0", attempt=1)
+    await settle()
+    assert world.memory.states() == ["destroying"]
+    world.provider.down = False
+    await world.start()
+    assert world.memory.states() == ["gone"]
+    assert [lost["why"] for lost in world.hosts.lost] == ["gone"]
+
+
+async def test_running_machines_outlive_the_fleet(world: World) -> None:
+    """Invariant 8: the heir counts them, serves their claims, and gives new ones other numbers."""
+    await world.batch("a", 1)
+    (before,) = await world.machines()
+    await world.start()
+    assert await world.machines() == [before]
+    await world.batch("b", 2)
+    ids = [machine["id"] for machine in await world.machines()]
+    assert len(set(ids)) == 3
+    assert (await asyncio.gather(world.claiming(before["id"], wait_ms=0)))[0] == {"tasks": []}
+
+
+async def test_a_fenced_fleet_stops(world: World) -> None:
+    """Invariant 2: another activation has begun; this one writes nothing, asks nothing, and says so."""
+    await world.memory.activate_singleton("fleet")
+    await world.batch("a", 1)
+    assert world.fleet is not None
+    assert world.fleet.stopped.is_set()
+    assert world.provider.spawned == []
+    with pytest.raises(Unavailable):
+        await world.demand("a", 1)
+
+
+async def test_a_commit_whose_answer_was_lost_is_sent_again(world: World) -> None:
+    """The same number again: done once, and the machine is made."""
+    world.memory.lose_answers = 2
+    await world.batch("a", 1)
+    await world.time.advance(1000)
+    assert [state for _, state in world.memory.history] == ["planned", "spawning", "running"]
+
+
+async def test_nobodys_machine_is_destroyed_after_a_while(world: World) -> None:
+    """A machine of the provider without a row: left alone at first, destroyed by the sweep."""
+    world.provider.alive["tiff-x-1"] = MachineStatus(name="tiff-x-1", provider_id="id:tiff-x-1", state="running")
+    await world.time.advance(9_000)
+    assert world.provider.destroyed == []
+    await world.time.advance(12_000)
+    assert world.provider.destroyed == ["tiff-x-1"]
+
+
+async def test_leases_are_given_only_while_others_wait(world: World) -> None:
+    """Alone: no limit. With another batch that wants work: an equal share of the slots."""
+    await world.batch("a", 1000, announce=False)
+    assert await world.demand("a", 1000) == {"lease": None}
+    await world.batch("b", 1000, announce=False)
+    assert await world.demand("b", 1000) == {"lease": 2}
+
+
+async def test_an_unknown_operation_fails_alone(world: World) -> None:
+    """One bad request of a list is an error in its place; the others are answered."""
+    assert world.fleet is not None
+    answers = await world.fleet.handle([{"op": "fly"}, {"op": "list"}])
+    assert isinstance(answers[0], ArkeError)
+    assert answers[1] == []
+
+
+async def test_on_the_real_store_rows_survive(tmp_path: Path) -> None:
+    """The same on SQLite: what one activation wrote, the next finds; the former one is fenced."""
+    writer = Writer(tmp_path / "arke.db")
+    store = Store(LocalWriter(writer), tmp_path / "arke.db")
+    world = World(store)
+    try:
+        fleet = await world.start()
+        world.hosts.pending["a"] = deque(range(1))
+        await fleet.handle([{"op": "demand", "job": "a", "kind": "tiff", "want": 1, "active": 0}])
+        async with asyncio.timeout(10):
+            while not [m for m in await store.machines() if m.state is MachineState.RUNNING]:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        heir = Fleet(
+            store, world.provider, call_host=world.hosts.call, now=world.time.now, wait=world.time.wait,
+            base_env=lambda _: {}, max_machines=4,
+        )  # fmt: skip
+        await heir.start()
+        (row,) = (await heir.handle([{"op": "list"}]))[0]
+        assert (row["state"], row["name"], row["job_id"]) == ("running", "tiff-a-0-1", "a")
+        world.hosts.pending["a"] = deque(range(1, 2))
+        await fleet.handle([{"op": "demand", "job": "a", "kind": "tiff", "want": 1, "active": 0}])
+        async with asyncio.timeout(10):
+            await fleet.stopped.wait()
+        await heir.close()
+    finally:
+        assert world.fleet is not None
+        await world.fleet.close()
+        await store.close()
+        writer.close()

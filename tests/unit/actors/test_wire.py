@@ -1,0 +1,279 @@
+"""The wire: order, grouping, errors, and what a caller learns when the other side goes away."""
+
+import asyncio
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import pytest
+
+from actors import wire
+from actors.errors import ArkeError, Conflict, Fenced, InvalidInput, TooLarge, Unavailable
+
+
+@pytest.fixture
+def run_dir() -> Any:
+    """A directory whose path is short enough for a socket."""
+    with TemporaryDirectory(prefix="wire") as directory:
+        yield Path(directory)
+
+
+@asynccontextmanager
+async def serving(path: Path, handler: wire.Handler, **options: Any) -> AsyncIterator[wire.Client]:
+    server = await wire.serve(path, handler)
+    client = wire.Client(path, **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+        server.close()
+
+
+def each(answer: Callable[[Any], Any]) -> wire.Handler:
+    async def handler(requests: list[Any]) -> list[Any]:
+        return [answer(request) for request in requests]
+
+    return handler
+
+
+class Gate:
+    """A handler that notes the lists it gets and answers when it is opened."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[Any]] = []
+        self.entered = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def __call__(self, requests: list[Any]) -> list[Any]:
+        self.lists.append([request["n"] for request in requests])
+        self.entered.set()
+        await self.open.wait()
+        return [request["n"] for request in requests]
+
+
+async def test_answers_go_to_their_callers(run_dir: Path) -> None:
+    """Of a thousand calls at once each gets its own answer."""
+    async with serving(run_dir / "a.sock", each(lambda request: request["n"] * 2)) as client:
+        answers = await asyncio.gather(*(client.call({"op": "x", "n": n}) for n in range(1000)))
+    assert answers == [n * 2 for n in range(1000)]
+
+
+async def test_what_gathers_goes_as_one_list(run_dir: Path) -> None:
+    """While one list is in flight, all further calls wait and then go together."""
+    gate = Gate()
+    async with serving(run_dir / "a.sock", gate) as client:
+        first = asyncio.create_task(client.call({"n": 0}))
+        await gate.entered.wait()
+        later = [asyncio.create_task(client.call({"n": n})) for n in range(1, 6)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert await asyncio.gather(first, *later) == [0, 1, 2, 3, 4, 5]
+    assert gate.lists == [[0], [1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Conflict("no", field="state"),
+        InvalidInput("wrong", field="n"),
+        Unavailable("busy", retry_after_s=7),
+        Fenced(),
+    ],
+)
+async def test_errors_keep_their_class_and_fields(run_dir: Path, error: ArkeError) -> None:
+    """An ArkeError in a place of the list is raised at its caller, with all it says; its neighbours are answered."""
+    async with serving(run_dir / "a.sock", each(lambda request: error if request["n"] == 1 else "fine")) as client:
+        answers = await asyncio.gather(*(client.call({"n": n}) for n in range(3)), return_exceptions=True)
+    assert answers[0] == answers[2] == "fine"
+    raised = answers[1]
+    assert type(raised) is type(error)
+    assert (raised.message, raised.field, raised.retry_after_s) == (error.message, error.field, error.retry_after_s)
+
+
+async def test_an_unexpected_error_tells_nothing(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is not an ArkeError is logged here and says nothing there, whether it is in a place or raised."""
+
+    async def handler(requests: list[Any]) -> list[Any]:
+        if requests[0]["n"] == 0:
+            raise RuntimeError("secret")
+        return [ValueError("secret")]
+
+    async with serving(run_dir / "a.sock", handler) as client:
+        for n in (0, 1):
+            with pytest.raises(ArkeError) as raised:
+                await client.call({"n": n})
+            assert raised.value.code == "error"
+            assert "secret" not in raised.value.message
+    assert caplog.text.count("secret") >= 2
+
+
+async def test_a_value_that_cannot_be_sent_fails_alone(run_dir: Path) -> None:
+    """A handler's value without a msgpack form is an error for its caller only."""
+    gate_values: dict[int, Any] = {0: object(), 1: "fine"}
+    async with serving(run_dir / "a.sock", each(lambda request: gate_values[request["n"]])) as client:
+        answers = await asyncio.gather(*(client.call({"n": n}) for n in (0, 1)), return_exceptions=True)
+    assert isinstance(answers[0], ArkeError)
+    assert answers[1] == "fine"
+
+
+async def test_nobody_listening(run_dir: Path) -> None:
+    """Without a server a call raises WireDown, a ConnectionError; once there is one, the same client works."""
+    client = wire.Client(run_dir / "a.sock")
+    with pytest.raises(ConnectionError):
+        await client.call({"n": 1})
+    server = await wire.serve(run_dir / "a.sock", each(lambda request: request["n"]))
+    assert await client.call({"n": 1}) == 1
+    await client.close()
+    server.close()
+
+
+async def test_connection_lost_fails_all_pending(run_dir: Path) -> None:
+    """When the server goes away, the list in flight and all that waits raise WireDown."""
+    received = asyncio.Event()
+    leave = asyncio.Event()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        received.set()
+        await leave.wait()
+        writer.close()
+
+    server = await asyncio.start_unix_server(hang_up, run_dir / "a.sock")
+    client = wire.Client(run_dir / "a.sock")
+    first = asyncio.create_task(client.call({"n": 0}))
+    await received.wait()
+    second = asyncio.create_task(client.call({"n": 1}))
+    await asyncio.sleep(0)
+    leave.set()
+    answers = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [wire.WireDown, wire.WireDown]
+    await client.close()
+    server.close()
+
+
+async def test_too_many_waiting(run_dir: Path) -> None:
+    """Above max_waiting a call is refused at once, with a time to come back."""
+    gate = Gate()
+    async with serving(run_dir / "a.sock", gate, max_waiting=2) as client:
+        first = asyncio.create_task(client.call({"n": 0}))
+        await gate.entered.wait()
+        waiting = [asyncio.create_task(client.call({"n": n})) for n in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable) as refused:
+            await client.call({"n": 3})
+        assert refused.value.retry_after_s == 1
+        gate.open.set()
+        assert await asyncio.gather(first, *waiting) == [0, 1, 2]
+
+
+async def test_a_call_given_up_is_not_sent(run_dir: Path) -> None:
+    """A call that was cancelled while it waited is left out of the next list."""
+    gate = Gate()
+    async with serving(run_dir / "a.sock", gate) as client:
+        first = asyncio.create_task(client.call({"n": 0}))
+        await gate.entered.wait()
+        second, third = (asyncio.create_task(client.call({"n": n})) for n in (1, 2))
+        await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert [await first, await third] == [0, 2]
+    assert gate.lists == [[0], [2]]
+
+
+async def test_sizes(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that no frame holds is refused; requests that together are too large go in several frames."""
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
+    sizes: list[int] = []
+
+    async def handler(requests: list[Any]) -> list[Any]:
+        sizes.append(len(requests))
+        return [len(request["x"]) for request in requests]
+
+    async with serving(run_dir / "a.sock", handler) as client:
+        with pytest.raises(TooLarge):
+            await client.call({"x": "y" * 1000})
+        assert await asyncio.gather(*(client.call({"x": "y" * 400}) for _ in range(4))) == [400] * 4
+    assert sizes == [2, 2]
+
+
+@pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\1\x01"])
+async def test_nonsense_closes_the_connection(run_dir: Path, sent: bytes) -> None:
+    """A frame that is too large, no msgpack, or no list ends that connection and no other."""
+    async with serving(run_dir / "a.sock", each(lambda request: request["n"])) as client:
+        reader, writer = await asyncio.open_unix_connection(run_dir / "a.sock")
+        writer.write(sent)
+        assert await reader.read() == b""
+        writer.close()
+        assert await client.call({"n": 1}) == 1
+
+
+async def test_stale_socket_is_replaced(run_dir: Path) -> None:
+    """The file of an earlier process does not hinder; only this user may connect."""
+    former = await wire.serve(run_dir / "a.sock", each(lambda _: "former"))
+    async with serving(run_dir / "a.sock", each(lambda _: "new")) as client:
+        assert await client.call({}) == "new"
+        assert stat.S_IMODE((run_dir / "a.sock").stat().st_mode) == 0o600
+        assert [entry.name for entry in run_dir.iterdir()] == ["a.sock"]
+    former.close()
+
+
+async def test_server_restarted_between_calls(run_dir: Path) -> None:
+    """A connection that ended while nothing was in flight is made anew, unnoticed by the caller."""
+    once: list[Awaitable[None]] = []
+
+    async def one_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4), "big")
+        await reader.readexactly(length)
+        body = msgspec.msgpack.encode([{"ok": "former"}])
+        writer.write(len(body).to_bytes(4, "big") + body)
+        writer.close()
+        once.append(writer.wait_closed())
+
+    former = await asyncio.start_unix_server(one_answer, run_dir / "a.sock")
+    client = wire.Client(run_dir / "a.sock")
+    assert await client.call({}) == "former"
+    await once[0]
+    former.close()
+    server = await wire.serve(run_dir / "a.sock", each(lambda _: "new"))
+    assert await client.call({}) == "new"
+    await client.close()
+    server.close()
+
+
+async def test_call_once(run_dir: Path) -> None:
+    """A long poll on a connection of its own holds up nobody."""
+    gate = Gate()
+    server = await wire.serve(run_dir / "a.sock", gate)
+    poll = asyncio.create_task(wire.call_once(run_dir / "a.sock", {"n": 1}))
+    await gate.entered.wait()
+    gate.open.set()
+    assert await poll == 1
+    server.close()
+
+
+async def test_closed_client() -> None:
+    """After close a call raises WireDown."""
+    client = wire.Client(Path("nowhere.sock"))
+    await client.close()
+    with pytest.raises(wire.WireDown):
+        await client.call({})
+
+
+@pytest.mark.parametrize("name", ["store", "batch:01KAHTV88C21B76TF9DCV3AEPP", "batch:" + "x" * 200, "batch:../../a b"])
+def test_socket_path_fits(name: str) -> None:
+    """Every actor's path is one file in the directory, short enough for every system, and its own."""
+    run_dir = Path("/tmp/arke-0123456789abcdef")
+    path = wire.socket_path(run_dir, name)
+    assert path.parent == run_dir
+    assert len(str(path)) <= wire.MAX_PATH_BYTES
+    assert path != wire.socket_path(run_dir, name + "1")
+
+
+def test_socket_path_of_a_plain_name() -> None:
+    """A short name stays readable."""
+    assert wire.socket_path(Path("/r"), "batches:1") == Path("/r/batches_1.sock")

@@ -1,0 +1,279 @@
+"""The command line: what it asks the service for, what it shows, and its exit codes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from orchestrator.cli.main import main
+from orchestrator.cli.remote import Remote
+from orchestrator.cli.watching import rate
+from orchestrator.client import ArkeClient
+
+Run = Callable[..., int]
+
+
+class Service:
+    """Answers by path; keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[httpx.Response]] = {}
+        self.requests: list[httpx.Request] = []
+
+    def on(self, path: str, *answers: dict[str, Any], status: int = 200) -> None:
+        self.answers[path] = [httpx.Response(status, json=answer) for answer in answers]
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answers = self.answers[request.url.path]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    def make(self, url: str, **more: Any) -> ArkeClient:
+        return ArkeClient(url, transport=httpx.MockTransport(self.handle), **more)
+
+    def sent(self) -> Any:
+        return json.loads(self.requests[0].content)
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def arke(service: Service) -> Run:
+    """Run a command against the service; its exit code."""
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments, remote=Remote("http://arke", "k", "a", make=service.make))
+        return int(ended.value.code or 0)
+
+    return run
+
+
+def stands(status: str, completed: int = 0, failed: int = 0, **more: Any) -> dict[str, Any]:
+    progress = {"tasks_total": 4, "tasks_completed": completed, "tasks_failed": failed}
+    return {"batch_id": "b", "status": status, "progress": progress, **more}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--help",),
+        ("serve", "--help"),
+        ("demo", "--help"),
+        ("submit", "--help"),
+        ("watch", "--help"),
+        ("list", "--help"),
+        ("task", "env", "--help"),
+        ("--version",),
+    ],
+)
+def test_help_teaches(arke: Run, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    """Every help is there, with exit code 0 and on standard output."""
+    assert arke(*arguments) == 0
+    assert "arke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("unknown",), "No such command"),
+        (("watch",), "Missing argument"),
+        (("submit",), "Say what to convert"),
+        (("submit", "a.tif"), "Name one JSON file"),
+        (("submit", "missing.json"), "does not exist"),
+        (("submit", "--prefix", "p/", "--files", "k"), "exclude each other"),
+        (("serve", "--port", "99999"), "--port"),
+        (("serve", "--host", "0.0.0.0"), "HOST must be a loopback address"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_2(
+    arke: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    """Wrong use ends with exit code 2 and says what is wrong."""
+    monkeypatch.chdir(tmp_path)
+    assert arke(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_refusal_is_one_sentence_and_1(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the service says is shown as it is, with exit code 1."""
+    service.on("/status/b", {"error": "Nothing is known under this id.", "code": "not_found"}, status=404)
+    assert arke("status", "b") == 1
+    assert capsys.readouterr().err == "Error: Nothing is known under this id.\n"
+
+
+def test_missing_key_says_how_to_give_one(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """On 401 the option and the variable are named."""
+    service.on("/batches", {"error": "A valid key is needed."}, status=401)
+    assert arke("list") == 1
+    assert "--api-key" in capsys.readouterr().err
+
+
+def test_unexpected_error_shows_no_traceback(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fault of ours is a sentence as well."""
+    service.on("/status/b", {"batch_id": "b", "progress": {"tasks_total": "many"}})
+    assert arke("status", "b") == 1
+    assert capsys.readouterr().err.startswith("Error: This should not happen: ValueError")
+
+
+def test_watch_ends_with_0_on_done(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """DONE is exit code 0."""
+    service.on("/status/b", stands("DONE", 4))
+    assert arke("watch", "b") == 0
+    assert "4 of 4 completed" in capsys.readouterr().out
+
+
+def test_watch_ends_with_1_on_error(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """ERROR is exit code 1, and the reason is shown."""
+    service.on("/status/b", stands("ERROR", error="Cancelled: by me"))
+    assert arke("watch", "b") == 1
+    assert "Cancelled: by me" in capsys.readouterr().out
+
+
+def test_watch_asks_until_the_end(
+    service: Service, arke: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is asked for again until it ends, and each change of status is told."""
+    monkeypatch.setattr("orchestrator.cli.watching.POLL_S", 0.0)
+    service.on("/status/b", stands("TIFF_CONVERSION", 1), stands("TIFF_CONVERSION", 2), stands("DONE", 4))
+    assert arke("watch", "b") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == ["b: TIFF_CONVERSION", "b: DONE"]
+
+
+@pytest.mark.parametrize(("ended", "seconds", "shown"), [(0, 5.0, ""), (10, 4.0, "2.5/s"), (3, 0.0, "")])
+def test_rate(ended: int, seconds: float, shown: str) -> None:
+    """The rate is tasks per second, and nothing while it cannot be known."""
+    assert rate(ended, seconds) == shown
+
+
+def test_submit_message(service: Service, arke: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A queue message is sent as it is, unknown fields included."""
+    service.on("/batches", stands("TIFF_CONVERSION"), status=202)
+    message = {"batch_id": "b", "manifest_r2_key": "m.json", "root_pi": "x"}
+    (tmp_path / "m.json").write_text(json.dumps(message))
+    assert arke("submit", str(tmp_path / "m.json")) == 0
+    assert service.sent() == message
+    assert capsys.readouterr().out == "b\n"
+
+
+def test_submit_manifest(service: Service, arke: Run, tmp_path: Path) -> None:
+    """A manifest's directories become the list of files, with the config of their directory."""
+    service.on("/batches", stands("TIFF_CONVERSION"), status=202)
+    file = {"r2_key": "a/p.tif", "logical_path": "/a/p.tif", "file_name": "p.tif"}
+    manifest = {"batch_id": "b", "directories": [{"processing_config": {"ocr": True}, "files": [file]}]}
+    (tmp_path / "m.json").write_text(json.dumps(manifest))
+    assert arke("submit", str(tmp_path / "m.json")) == 0
+    assert service.sent() == {"batch_id": "b", "files": [file | {"processing_config": {"ocr": True}}]}
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"directories": 7}', '{"directories": [{}]}'])
+def test_submit_of_a_broken_file(arke: Run, tmp_path: Path, text: str) -> None:
+    """A file that is no message is refused before anything is sent."""
+    (tmp_path / "m.json").write_text(text)
+    assert arke("submit", str(tmp_path / "m.json")) == 2
+
+
+def test_submit_keys_and_prefix(service: Service, arke: Run) -> None:
+    """Keys become file entries; a prefix is passed on; --batch-id names the batch."""
+    service.on("/batches", stands("TIFF_CONVERSION"), status=202)
+    assert arke("submit", "--files", "a/p.tif", "--batch-id", "mine") == 0
+    assert service.sent()["batch_id"] == "mine"
+    assert service.sent()["files"] == [
+        {"r2_key": "a/p.tif", "logical_path": "/a/p.tif", "file_name": "p.tif", "content_type": "image/tiff"}
+    ]
+    service.requests.clear()
+    assert arke("submit", "--prefix", "a/") == 0
+    assert service.sent()["r2_prefix"] == "a/"
+
+
+def test_submit_local_files(service: Service, arke: Run, tmp_path: Path) -> None:
+    """Local files are copied into the object folder, and submitted with their size and their place."""
+    service.on("/batches", stands("TIFF_CONVERSION"), status=202)
+    (tmp_path / "scans" / "x").mkdir(parents=True)
+    (tmp_path / "scans" / "x" / "p.tif").write_bytes(b"12345")
+    data = tmp_path / "data"
+    assert arke("submit", "--data-dir", str(data), "--batch-id", "b", str(tmp_path / "scans")) == 0
+    [entry] = service.sent()["files"]
+    assert (entry["r2_key"], entry["logical_path"], entry["file_size"]) == ("uploads/b/x/p.tif", "/x/p.tif", 5)
+    assert (data / "objects" / "arke-staging" / "uploads" / "b" / "x" / "p.tif").read_bytes() == b"12345"
+
+
+def test_submit_refuses_two_files_of_one_name(arke: Run, tmp_path: Path) -> None:
+    """Two local files that would get one key are refused, not overwritten."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "p.tif").write_bytes(b"1")
+    sources = [str(tmp_path / "a" / "p.tif"), str(tmp_path / "b" / "p.tif")]
+    assert arke("submit", "--data-dir", str(tmp_path / "data"), *sources) == 2
+
+
+def test_list_and_tasks_are_tables(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows are whole lines in a pipe; brackets in keys are not taken for markup; the next page is named."""
+    service.on("/batches", {"items": [stands("DONE", 4)], "next": "c2"})
+    assert arke("list") == 0
+    shown = capsys.readouterr()
+    assert "DONE" in shown.out
+    assert "--cursor c2" in shown.err
+    item = {"task_id": "b_tiff_0", "status": "failed", "attempt": 5, "input_r2_key": "a/[red]p.tif", "error": "x" * 300}
+    service.on("/batches/b/tasks", {"items": [item], "next": None})
+    assert arke("tasks", "b", "--status", "failed") == 0
+    out = capsys.readouterr().out
+    assert "a/[red]p.tif" in out
+    assert "x" * 300 in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "key"),
+    [
+        (("cancel", "b", "--reason", "r"), "/batches/b/cancel", "k"),
+        (("retry", "b"), "/batches/b/retry", "k"),
+        (("redeliver", "b"), "/batches/b/redeliver", "k"),
+        (("reset", "b"), "/admin/reset/b", "a"),
+    ],
+)
+def test_commands_on_a_batch(service: Service, arke: Run, arguments: tuple[str, ...], path: str, key: str) -> None:
+    """Each command is one request, with the key that it needs."""
+    service.on(path, {"ok": True})
+    assert arke(*arguments) == 0
+    assert service.requests[0].headers["Authorization"] == f"Bearer {key}"
+
+
+def test_task_env_can_be_evaluated(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Values are quoted for the shell."""
+    service.on("/batches/b/tasks/t/env", {"TASK_ID": "t", "CALLBACK_URL": "http://x/?run=1&sig=a b"})
+    assert arke("task", "env", "b", "t") == 0
+    assert capsys.readouterr().out == "CALLBACK_URL='http://x/?run=1&sig=a b'\nTASK_ID=t\n"
+
+
+def test_json_is_for_programs(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """--json prints the answer of the service, whole."""
+    service.on("/status/b", stands("DONE", 4, more="x"))
+    assert arke("status", "b", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == stands("DONE", 4, more="x")
+
+
+def test_settings_are_shown_without_secrets(
+    arke: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`arke settings` masks what is secret."""
+    monkeypatch.setenv("ADMIN_KEY", "tell-nobody")
+    assert arke("settings") == 0
+    shown = capsys.readouterr().out
+    assert "ADMIN_KEY=***" in shown
+    assert "tell-nobody" not in shown

@@ -1,0 +1,101 @@
+"""What a worker reads from its environment, and how it shares memory between tasks."""
+
+import math
+import threading
+
+import pytest
+
+from worker.errors import BadInput, Cancelled, LimitExceeded, ObjectMissing, sentence
+from worker.kinds import find
+from worker.limits import BYTES_PER_PIXEL, MemoryGate, check_dimensions, memory_for_pictures
+from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
+from worker.web import place
+
+
+def test_defaults_are_the_contracts() -> None:
+    """An empty environment gives the documented defaults."""
+    settings = WorkerSettings.load({})
+    assert (settings.concurrency, settings.idle_s, settings.max_tasks, settings.max_age_s) == (2, 5, 1000, 3600)
+    assert settings.cpu_burst_s is None
+    assert WorkerSettings.load({"WORKER_IDLE_S": "inf"}).idle_s == math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WORKER_CONCURRENCY", "0"), ("WORKER_IDLE_S", "soon"), ("WORKER_MAX_TASKS", "nan")]
+)
+def test_invalid_values_name_the_variable(name: str, value: str) -> None:
+    """A wrong value stops the worker before anything starts, with its name in the message."""
+    with pytest.raises(InvalidSetting, match=name):
+        WorkerSettings.load({name: value})
+
+
+def test_missing_task_variables_are_listed() -> None:
+    """An empty variable is a missing one."""
+    assert missing_task_variables({"TASK_ID": "t", "BATCH_ID": "", "CALLBACK_URL": "u"}) == ["BATCH_ID", "INPUT_R2_KEY"]
+
+
+def test_tasks_bring_their_own_variables_only() -> None:
+    """The former task leaves nothing behind, and a task cannot change whose keys and objects are used."""
+    machine = {"OBJECTS_DIR": "/o", "TASK_ID": "old", "INPUT_URL": "old", "R2_BUCKET": "b", "WORKER_IDLE_S": "1"}
+    task = {"TASK_ID": "new", "OBJECTS_DIR": "/evil", "R2_SECRET_ACCESS_KEY": "x", "WORKER_IDLE_S": "9"}
+    assert task_environment(machine, task) == {
+        "OBJECTS_DIR": "/o", "R2_BUCKET": "b", "WORKER_IDLE_S": "1", "TASK_ID": "new",
+    }  # fmt: skip
+
+
+def test_memory_gate_lets_in_what_fits() -> None:
+    """Two pictures that fit run together; a third waits until one is done, or until it is cancelled."""
+    gate = MemoryGate(int(20 * BYTES_PER_PIXEL))
+    cancelled = threading.Event()
+    inside = threading.Event()
+
+    def third() -> None:
+        with gate.hold(10, threading.Event()):
+            inside.set()
+
+    with gate.hold(10, cancelled):
+        with gate.hold(10, cancelled):
+            waiting = threading.Thread(target=third)
+            waiting.start()
+            assert not inside.is_set()
+            cancelled.set()
+            with pytest.raises(Cancelled), gate.hold(10, cancelled):
+                pass
+        assert inside.wait(5)
+        waiting.join(5)
+
+
+def test_limits_are_said_with_numbers() -> None:
+    """What is over a limit names its size, the limit, and what would do."""
+    with (
+        pytest.raises(LimitExceeded, match="1000000000 pixels and needs 7152 MB"),
+        MemoryGate(10).hold(10**9, threading.Event()),
+    ):
+        pass
+    with pytest.raises(BadInput, match="268402689"):
+        check_dimensions(20_000, 20_000)
+
+
+def test_memory_is_the_machines_unless_set() -> None:
+    """A set limit counts; without one there is some."""
+    assert memory_for_pictures(1024) < 1024**3
+    assert memory_for_pictures(None) > 0
+
+
+def test_sentences() -> None:
+    """Errors that we know speak for themselves, others carry their class; none grows without bound."""
+    assert sentence(ObjectMissing()) == "404 Not Found"
+    assert sentence(RuntimeError("odd")) == "RuntimeError: odd"
+    assert len(sentence(BadInput("x" * 9999))) == 2000
+
+
+@pytest.mark.parametrize("kind", ["nothing", "base", "../tiff", "Tiff", ""])
+def test_unknown_kinds(kind: str) -> None:
+    """Only modules of kinds are found by name."""
+    with pytest.raises(BadInput):
+        find(kind)
+
+
+def test_logged_urls_hold_no_signature() -> None:
+    """Query and user name stay out of logs."""
+    assert place("https://u:p@h.example:8/callback/b/t?sig=s") == "https://h.example:8/callback/b/t"

@@ -217,7 +217,7 @@ class Engine:
         job, began = await self._intake.create(body, self._clock.now(), owner)
         if job.state is JobState.QUEUED:
             await self._directory.admit(job, self._clock.now())
-        elif job.state is JobState.RECEIVING and "r2_prefix" in job.message:
+        elif job.state is JobState.RECEIVING and job.source_cursor is not None:
             await self._directory.call(job.id, {"op": "activate"})
         return job, began
 

@@ -125,7 +125,7 @@ class Host:
     async def _takes_in(self, job_id: str) -> bool:
         """Whether the job still reads its prefix; the reading goes on here, once, from its durable cursor."""
         job = await self._store.job(job_id)
-        if job is None or job.state is not JobState.RECEIVING or "r2_prefix" not in job.message:
+        if job is None or job.state is not JobState.RECEIVING or job.source_cursor is None:
             return False
         running = self._intakes.get(job_id)
         if self._continue_intake is not None and (running is None or running.done()):
@@ -151,8 +151,8 @@ class Host:
                 if task is not None:
                     reply["next"] = self._environment(job, task)
                 return reply
-            case Granted(tasks=tasks):
-                return {"tasks": [self._grant(job, task) for task in tasks]}
+            case Granted(tasks=tasks, want=want):
+                return {"tasks": [self._grant(job, task) for task in tasks], "want": want}
         raise TypeError(f"no reply for {type(answer).__name__}")
 
     def _grant(self, job: Job, task: Task) -> dict[str, Any]:

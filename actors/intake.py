@@ -60,6 +60,7 @@ class Intake:
             phases=_phases(message, self._default_phases),
             body_digest=digest,
             message={key: value for key, value in message.items() if key != "files"},
+            source_cursor="" if files is None else None,
             alarm_at=now + self._timeout_ms,
             owner=owner,
             created_at=now,

@@ -9,7 +9,7 @@ from actors.errors import ArkeError
 from actors.phases import all_phases
 from actors.planning import plan_phase
 from actors.rules.effects import Announce, Deliver, DestroyMachine, Effect, PlanPhase, ReleaseMachines
-from actors.rules.events import DeliveryEnded, Event, PhasePlanned
+from actors.rules.events import DeliveryEnded, Event, Leased, PhasePlanned
 from actors.rules.model import Job
 from actors.store import Store
 
@@ -45,11 +45,14 @@ class Performer:
                 raise TypeError(f"no rule how to perform {type(effect).__name__}")
         return None
 
-    async def _tell_fleet(self, request: dict[str, Any]) -> None:
+    async def _tell_fleet(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The fleet's answer; empty when it did not answer in time, which the next alarm mends."""
         try:
-            await self._call_fleet(request)
+            answer: dict[str, Any] = await self._call_fleet(request)
         except (ArkeError, ConnectionError) as error:
             telemetry.warning("fleet.away", op=request["op"], batch=request["job"], why=type(error).__name__)
+            return {}
+        return answer
 
     async def _deliver(self, job: Job, run: int) -> Event:
         if self._channel is None:

@@ -31,6 +31,7 @@ from actors.rules.events import (
     Cancelled,
     DeliveryEnded,
     Event,
+    Leased,
     Loaded,
     MachineLost,
     PhasePlanned,
@@ -62,6 +63,7 @@ class Draft:
         self.ready = list(state.ready)
         self.next_due = state.next_due
         self.announced = state.announced
+        self.lease = state.lease
         self.policy, self.now, self.rng = policy, now, rng
         self.changed: dict[str, Task] = {}
         self.loaded: dict[str, Task] = {}
@@ -136,6 +138,7 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
             ready=tuple(draft.ready),
             next_due=draft.next_due,
             announced=draft.announced,
+            lease=draft.lease,
         ),
         tasks=tuple(draft.changed.values()),
         fail_pending=draft.fail_pending,
@@ -213,6 +216,8 @@ def _next(d: Draft, done: Task, report: CalledBack) -> Task | None:
     """The worker's next task, assigned in the same transaction that recorded its result."""
     if d.job.state is not JobState.RUNNING or done.machine is None:
         return None
+    if d.lease is not None and len(d.in_flight) >= d.lease:
+        return None  # others wait: the worker claims, and the fleet decides
     given = d.take(done.machine, _next_claim(report), 1)
     return given[0] if given else None
 
@@ -232,8 +237,9 @@ def _next_claim(report: CalledBack) -> str:
 def _work_taken(d: Draft, wish: WorkTaken) -> Answer:
     open_already = tuple(t for t in d.in_flight.values() if t.machine == wish.machine and t.claim == wish.claim)
     if open_already or d.job.state is not JobState.RUNNING:
-        return Granted(open_already)
-    return Granted(d.take(wish.machine, wish.claim, wish.free))
+        return Granted(open_already, _demand(d))
+    granted = d.take(wish.machine, wish.claim, wish.free)
+    return Granted(granted, _demand(d))
 
 
 def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
@@ -255,6 +261,11 @@ def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
         d.set(refused_since=since)
         if d.now - since >= d.policy.spawn_give_up_ms and not d.in_flight:
             _stop(d, JobState.FAILED, "spawn_refused", f"No machine could be had: {loss.message}")
+    return None
+
+
+def _leased(d: Draft, answer: Leased) -> Answer:
+    d.lease = answer.lease
     return None
 
 
@@ -369,6 +380,7 @@ HANDLERS: Final[dict[type[Event], Callable[[Draft, Any], Answer]]] = {
     CalledBack: _called_back,
     WorkTaken: _work_taken,
     MachineLost: _machine_lost,
+    Leased: _leased,
     Cancelled: _cancelled,
     WasReset: _was_reset,
     Retried: _retried,

@@ -64,9 +64,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """The answer to WorkTaken: tasks whose assignment is committed."""
+    """The answer to WorkTaken: tasks whose assignment is committed, and how many more could be taken."""
 
     tasks: tuple[Task, ...]
+    want: int = 0
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -94,6 +95,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     ready: tuple[Task, ...] = ()  # pending, in the order they will be taken
     next_due: int | None = None  # when the first task in backoff may be taken
     announced: int = 0  # the demand the fleet was last told
+    lease: int | None = None  # tasks that may be in flight while other jobs wait for machines; None: any number
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,12 @@ class MachineLost(Event, frozen=True, kw_only=True):
     attempt: int = 0
 
 
+class Leased(Event, frozen=True, kw_only=True):
+    """The fleet's answer to a demand: how many tasks may be in flight while other jobs wait; None: any number."""
+
+    lease: int | None
+
+
 class Cancelled(Event, frozen=True, kw_only=True):
     """An operator cancels the job."""
 

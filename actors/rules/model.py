@@ -46,7 +46,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     delivered_runs: int = 0  # runs whose list the receiver has accepted
     body_digest: str | None = None
     message: dict[str, Any] = {}  # the queue message, unknown fields included: they are passed back
-    source_cursor: str | None = None  # how far intake got
+    source_cursor: str | None = None  # the last key read of a prefix ("": none yet); None: a list, read by the front
     owner: str | None = None
     created_at: int = 0
     queued_at: int | None = None

@@ -22,7 +22,7 @@ def check(prefix: str) -> None:
 
 async def page(objects: Objects, prefix: str, after: str | None) -> tuple[list[FileRef], str | None]:
     """The next files after the key `after`, and the new cursor; an empty page is the end."""
-    cursor = after
+    cursor = after or None
     while True:
         found = await asyncio.to_thread(lambda start: list(objects.list(prefix, start, PAGE)), cursor)
         if not found:

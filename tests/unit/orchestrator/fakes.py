@@ -1,6 +1,9 @@
 """An engine without actors, for tests of the front: what it was asked is written down, what it answers is set."""
 
+import os
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from actors.errors import BatchExists, NotFound
@@ -105,3 +108,39 @@ class FakeEngine:
     async def health(self) -> dict[str, str]:
         """What `parts` says."""
         return self.parts
+
+
+@dataclass(frozen=True)
+class FakeServeSettings:
+    """What `orchestrator.serve.run` reads."""
+
+    port: int
+    run_dir: Path
+    host: str = "127.0.0.1"
+    dashboard: bool = True
+
+
+class OpenEngine(FakeEngine):
+    """An engine of a replica in a process of its own: knows batch b1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store.jobs["b1"] = Job(id="b1")
+
+
+def start(settings: FakeServeSettings) -> None:
+    """There are no actors to start."""
+
+
+def connect(settings: FakeServeSettings) -> OpenEngine:
+    """What a replica serves with."""
+    return OpenEngine()
+
+
+def serve() -> None:
+    """The process that holds Ray, with an engine without actors. Arguments: port, run_dir."""
+    from orchestrator.serve import run
+
+    here = "tests.unit.orchestrator.fakes"
+    code = run(FakeServeSettings(int(sys.argv[1]), Path(sys.argv[2])), start=f"{here}:start", connect=f"{here}:connect")
+    os._exit(code)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from actors.rules.batch import decide
-from actors.rules.effects import Answer, Decision, Effect, Granted, Policy, Received, State
+from actors.rules.effects import Answer, Decision, Effect, Granted, Policy, Received, Rng, State
 from actors.rules.events import (
     AlarmFired, CalledBack, Cancelled, DeliveryEnded, Event, Loaded, MachineLost, PhasePlanned, Redelivered, Retried,
     WasReset, WorkTaken,
@@ -17,7 +17,7 @@ from actors.rules.events import (
 from actors.rules.invariants import check
 from actors.rules.model import Job, Task
 from actors.rules.states import JOB_MOVES, TASK_MOVES, TERMINAL_JOBS, JobState, TaskStatus
-from actors.rules.task import replace
+from actors.rules.task import SPAWN, replace
 
 START: Final = 1_700_000_000_000
 POLICY: Final = Policy(max_attempts=3, delivers=False)
@@ -67,10 +67,10 @@ class Book:
         state: JobState = JobState.QUEUED,
         placement: str | None = "batch:b",
         page: int = 256,
-        rng: random.Random | None = None,
+        rng: Rng | None = None,
     ):
         self.policy, self.page = policy, page
-        self.rng = rng or random.Random(7)
+        self.rng: Rng = rng or random.Random(7)
         self.now = START
         self.rows = {(task.phase, task.n): task for task in planned("b", 0, tasks)}
         self.row = Job(
@@ -178,7 +178,7 @@ class Book:
         return self.pass_time(after).turn(AlarmFired())
 
     def take(self, machine: str = "m-1", claim: str | None = None, free: int = 1) -> tuple[Task, ...]:
-        answer = self.turn(WorkTaken(machine=machine, claim=claim or f"first:{machine}", free=free)).answer
+        answer = self.turn(WorkTaken(machine=machine, claim=claim or f"{SPAWN}{machine}", free=free)).answer
         assert isinstance(answer, Granted)
         return answer.tasks
 

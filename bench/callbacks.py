@@ -1,0 +1,221 @@
+"""Durable callbacks per second, beside the floor, in the same run.
+
+    python -m bench.callbacks [--quick] [--repetitions 3] [--fsync-delay-ms 2] [--flat]
+
+64 connections post the reports of workers, each task's once, all tasks assigned before; each 200 means that
+the report is on disk. Into one batch, and into sixteen batches (an actor each), in turn with `bench/floor.py`.
+Medians over the repetitions; ratios are service / floor of the same repetition. Beside rates and latencies:
+fsyncs of the database for a callback, and processor seconds of all processes of the service for 1,000.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psutil
+
+from actors import wire
+from bench.service import (
+    Broken, Fsyncs, Process, Service, callback_body, compiled, cpu_seconds, median, post, request, scratch, send,
+    table, wait_for,
+)  # fmt: skip
+
+TAKEN_AT_ONCE: Final = 256
+ENVIRONMENT: Final = {
+    "MAX_ACTIVE_BATCHES": "32",
+    "TASK_TIMEOUT_TIFF_CONVERSION": "3600000",  # what was taken before the load began is not overdue during it
+    "TASK_MAX_MS_TIFF": "36000000",
+    "HIBERNATE_AFTER_S": "3600",
+}
+
+
+class Measured(msgspec.Struct):
+    """One burst of callbacks."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    fsyncs: float  # for a callback
+    cpu_s: float  # for 1,000 callbacks
+
+
+class Bench:
+    """The service under test and what measuring needs."""
+
+    def __init__(self, folder: Path, service: Service, fsyncs: Fsyncs, program: Path) -> None:
+        self.folder, self.service, self.fsyncs, self.program = folder, service, fsyncs, program
+        self._numbers = itertools.count()
+
+    def service_burst(self, batches: int, tasks: int) -> Measured:
+        """Reports of `tasks` tasks of each of `batches` new batches, in turn."""
+        names = [f"bench-{next(self._numbers)}" for _ in range(batches)]
+        for name in names:
+            self.service.create(name, tasks)
+        for name in names:
+            wait_for(f"{name} running", lambda name=name: self.service.state(name)["state"] == "running")
+        taken = asyncio.run(self._take(names))
+        requests = [one for turn in itertools.zip_longest(*taken) for one in turn if one is not None]
+        everybody = [one for group in self.service.processes().values() for one in group]
+        measured = self._measure("service", self.service.port, requests, everybody)
+        for name in names:
+            wait_for(f"{name} done", lambda name=name: self.service.state(name)["state"] == "done")
+            if self.service.state(name)["progress"]["tasks_completed"] != tasks:
+                raise Broken(f"{name}: {self.service.state(name)}")
+        return measured
+
+    def floor_burst(self, batches: int, tasks: int) -> Measured:
+        """The same of a new floor."""
+        with running_floor(self.folder, self.fsyncs, batches, tasks) as (port, process):
+            requests = [
+                post(f"/callback/{batch}/{batch}_tiff_{n}", callback_body(batch, f"{batch}_tiff_{n}", n))
+                for n in range(tasks)
+                for batch in (f"b{number}" for number in range(batches))
+            ]
+            return self._measure("floor", port, requests, [process])
+
+    def _measure(self, who: str, port: int, requests: list[bytes], processes: list[psutil.Process]) -> Measured:
+        fsyncs, cpu = self.fsyncs.count(who), cpu_seconds(processes)
+        result = send(self.program, port, requests, self.folder)
+        count = len(requests)
+        return Measured(
+            rate=count / result["seconds"],
+            p50_ms=result["p50_ms"],
+            p99_ms=result["p99_ms"],
+            fsyncs=(self.fsyncs.count(who) - fsyncs) / count,
+            cpu_s=(cpu_seconds(processes) - cpu) / count * 1000,
+        )
+
+    async def _take(self, names: list[str]) -> list[list[bytes]]:
+        """Assign all tasks of the batches, as a machine would; their prepared callbacks."""
+        return [await self._take_of(name) for name in names]
+
+    async def _take_of(self, name: str) -> list[bytes]:
+        client = wire.Client(wire.socket_path(self.service.settings.run_dir, f"batch:{name}"))
+        found: list[bytes] = []
+        try:
+            for turn in itertools.count():
+                wish = {"op": "take", "job": name, "machine": "bench", "claim": f"c{turn}", "free": TAKEN_AT_ONCE}
+                reply = await client.call({**wish, "kind": "tiff"})
+                if not reply["tasks"]:
+                    return found
+                found += [_prepared(name, task["env"]) for task in reply["tasks"]]
+        finally:
+            await client.close()
+        raise Broken("unreachable")
+
+
+def _prepared(batch: str, env: dict[str, str]) -> bytes:
+    task = env["TASK_ID"]
+    path = "/" + env["CALLBACK_URL"].split("/", 3)[3]
+    return post(path, callback_body(batch, task, int(task.rpartition("_")[2])))
+
+
+@contextlib.contextmanager
+def running_floor(folder: Path, fsyncs: Fsyncs, batches: int, tasks: int) -> Iterator[tuple[int, psutil.Process]]:
+    """A floor with new rows: its port and process."""
+    from bench.service import free_port
+
+    port = free_port()
+    arguments = [str(port), str(folder / "floor.db"), str(batches), str(tasks)]
+    process = Process("bench.floor", arguments, fsyncs.environment("floor"), folder / "floor.log")
+    try:
+        wait_for("the floor", lambda: answers(port))
+        yield port, psutil.Process(process.popen.pid)
+    finally:
+        process.stop()
+
+
+def answers(port: int) -> bool:
+    """Whether something serves there."""
+    try:
+        return request(port, "GET", "/")[0] == 200
+    except OSError:
+        return False
+
+
+def compare(bench: Bench, repetitions: int, sizes: dict[str, tuple[int, int]]) -> str:
+    """The table of service and floor, alternating."""
+    rows = []
+    for title, (batches, tasks) in sizes.items():
+        pairs = []
+        for number in range(repetitions):
+            turns = [bench.service_burst, bench.floor_burst]
+            first, second = turns if number % 2 == 0 else reversed(turns)
+            results = {turn.__name__: turn(batches, tasks) for turn in (first, second)}
+            pairs.append((results["service_burst"], results["floor_burst"]))
+        rows += _rows(title, pairs)
+    head = ["into", "", "callbacks/s", "p50 ms", "p99 ms", "fsyncs a callback", "processor s per 1,000"]
+    return table(head, rows)
+
+
+def _rows(title: str, pairs: list[tuple[Measured, Measured]]) -> list[list[str]]:
+    fields = ("rate", "p50_ms", "p99_ms", "fsyncs", "cpu_s")
+    forms = ("{:,.0f}", "{:.1f}", "{:.1f}", "{:.3f}", "{:.3f}")
+
+    def row(name: str, values: list[Any]) -> list[str]:
+        return [title, name, *(form.format(value) for form, value in zip(forms, values, strict=True))]
+
+    service = [median(getattr(pair[0], field) for pair in pairs) for field in fields]
+    floor = [median(getattr(pair[1], field) for pair in pairs) for field in fields]
+    ratios = [median(getattr(pair[0], field) / getattr(pair[1], field) for pair in pairs) for field in fields]
+    each = ", ".join(f"{pair[0].rate / pair[1].rate:.2f}" for pair in pairs)
+    return [
+        row("service", service),
+        row("floor", floor),
+        [title, f"**ratio** ({each})", *(f"{ratio:.2f}" for ratio in ratios)],
+    ]
+
+
+def flat(bench: Bench, repetitions: int, sizes: tuple[int, ...]) -> str:
+    """The rate by the size of the batch. Small ones are repeated until they are as long as a large one."""
+    rates: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(repetitions):
+        for size in sizes:
+            several = max(1, min(5, 20_000 // size))
+            rates[size].append(median(bench.service_burst(1, size).rate for _ in range(several)))
+    first = median(rates[sizes[0]])
+    return table(
+        ["tasks in the batch", "callbacks/s", "of the smallest's"],
+        [[f"{size:,}", f"{median(found):,.0f}", f"{median(found) / first:.2f}"] for size, found in rates.items()],
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="bench.callbacks", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a quarter of the callbacks, two repetitions")
+    parser.add_argument("--repetitions", type=int, default=None, help="3; 2 with --quick")
+    parser.add_argument("--fsync-delay-ms", type=float, default=0.0, help="make every fsync that much slower")
+    parser.add_argument("--flat", action="store_true", help="the rate from 1,000 to 100,000 tasks instead")
+    options = parser.parse_args()
+    repetitions = options.repetitions or (2 if options.quick else 3)
+    scale = 4 if options.quick else 1
+    begun = time.monotonic()
+    with scratch() as folder:
+        fsyncs = Fsyncs(folder, options.fsync_delay_ms)
+        program = compiled("load.c", folder)
+        with Service(folder, ENVIRONMENT | fsyncs.environment("service")) as service:
+            bench = Bench(folder, service, fsyncs, program)
+            bench.service_burst(1, 1000)  # warm: imports, connections, caches
+            if options.flat:
+                text = flat(bench, repetitions, (1_000, 10_000, 25_000 if options.quick else 100_000))
+            else:
+                sizes = {"one batch": (1, 20_000 // scale), "sixteen": (16, 20_000 // 16 // scale)}
+                text = compare(bench, repetitions, sizes)
+    delay = f", every fsync {options.fsync_delay_ms:g} ms slower" if options.fsync_delay_ms else ""
+    print(f"64 connections, medians of {repetitions}{delay}; {time.monotonic() - begun:.0f} s\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Broken as error:
+        sys.exit(f"bench.callbacks: {error}")

@@ -1,0 +1,80 @@
+"""What is prepared for Ray and HAProxy before either is started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from orchestrator import serve
+
+
+def test_importing_the_module_does_not_import_ray() -> None:
+    """Ray reads its settings on import, so they must be set first: nothing here imports it at module level."""
+    code = "import sys, orchestrator.serve; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_free_ports_differ() -> None:
+    """Ports asked for together are all different."""
+    assert len(set(serve.free_ports(8))) == 8
+
+
+def test_the_wrapper_moves_only_the_listeners_it_is_told(tmp_path: Path) -> None:
+    """Statistics and metrics go to 127.0.0.1; the front's own listener stays where it was asked for."""
+    config = tmp_path / "haproxy.cfg"
+    config.write_text("  bind *:8404\n    bind :9101\n    bind *:8787\n  bind *:84040\n")
+    wrapper = serve.write_wrapper(tmp_path / "haproxy", "/bin/echo", (8404, 9101))
+    done = subprocess.run([wrapper, "-db", "-f", config, "-sf", "1"], check=True, capture_output=True, text=True)
+    assert done.stdout == f"-db -f {config} -sf 1\n"
+    assert config.read_text() == "  bind 127.0.0.1:8404\n    bind 127.0.0.1:9101\n    bind *:8787\n  bind *:84040\n"
+
+
+def test_services_have_files_and_ports_of_their_own(tmp_path: Path) -> None:
+    """Of two services, no socket, file or fixed port of HAProxy is the same."""
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name / "h").mkdir(parents=True)
+        made.append(serve.ray_environment(tmp_path / name, "/bin/true"))
+    kept = {
+        name
+        for name in made[0]
+        if name.startswith("RAY_SERVE_HAPROXY") and name.endswith(("PORT", "PATH", "LOC", "BASE", "FILE"))
+    }
+    assert len(kept) == 8
+    assert all(made[0][name] != made[1][name] for name in kept)
+
+
+def test_without_haproxy_the_default_proxy_is_used(tmp_path: Path) -> None:
+    """Where there is no HAProxy, none of its settings is set; Ray's ports are on loopback all the same."""
+    environment = serve.ray_environment(tmp_path, None)
+    assert not any("HAPROXY" in name or "HA_PROXY" in name for name in environment)
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+
+
+def test_the_token_of_the_cluster_is_private(tmp_path: Path) -> None:
+    """Each start makes a new token, readable by its owner alone."""
+    tokens = set()
+    for _ in range(2):
+        path = Path(serve.ray_environment(tmp_path, None)["RAY_AUTH_TOKEN_PATH"])
+        assert path.stat().st_mode & 0o777 == 0o600
+        tokens.add(path.read_text())
+    assert len(tokens) == 2
+
+
+def test_processes_are_found_by_their_mark(tmp_path: Path) -> None:
+    """A process that inherited the mark of this folder is found, one of another folder is not."""
+    children = [
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env={serve.MARK: str(folder)})
+        for folder in (tmp_path / "a", tmp_path / "b")
+    ]
+    try:
+        assert [each.pid for each in serve.processes_of(tmp_path / "a")] == [children[0].pid]
+    finally:
+        for child in children:
+            child.communicate(b"\n")
+
+
+def test_the_role_of_a_process_is_readable() -> None:
+    """A process that is not one of Ray's is named after its program."""
+    assert serve.role_of(psutil.Process()).startswith("py")

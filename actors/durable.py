@@ -7,6 +7,7 @@ takes the next epoch; this one then learns it from its next commit, performs not
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -225,7 +226,8 @@ class Durable:
             telemetry.fault("job.effect_failed", batch=self.job_id, effect=type(effect).__name__)
             return
         if result is not None:
-            await self.submit(result)
+            with contextlib.suppress(Unavailable):  # this activation has ended: the next one asks again
+                await self.submit(result)
 
     def _may_hibernate(self) -> bool:
         """Nothing in flight, nothing arriving, nothing being done, nothing due soon."""

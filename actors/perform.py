@@ -27,9 +27,10 @@ class Performer:
         match effect:
             case Announce(want=want):
                 kind = all_phases()[job.phases[job.phase]].kind
-                await self._tell_fleet(
+                told = await self._tell_fleet(
                     {"op": "demand", "job": job.id, "kind": kind, "want": want, "active": job.tasks_in_flight}
                 )
+                return Leased(lease=told.get("lease"))
             case DestroyMachine(machine=machine, task_id=task_id, attempt=attempt):
                 await self._tell_fleet(
                     {"op": "destroy", "machine": machine, "job": job.id, "task_id": task_id, "attempt": attempt}

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 IMAGE_JPEG: Final = "image/jpeg"
+OCTET_STREAM: Final = "application/octet-stream"
 MAX_CALLBACK_BYTES: Final = 256 * 1024
 
 Environment = dict[str, str]
@@ -19,13 +20,16 @@ CallbackStatus = Literal["success", "error", "running", "released"]
 
 
 class FileRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One file of a batch, as manifests and the final callback carry it. Sizes in bytes."""
+    """One file of a batch, as manifests and the final callback carry it. Sizes in bytes.
+
+    Size and type have factories because what has a plain default is omitted, and the receiver wants both.
+    """
 
     r2_key: str
     logical_path: str
     file_name: str
-    file_size: int = 0
-    content_type: str = "application/octet-stream"
+    file_size: int = msgspec.field(default_factory=lambda: 0)
+    content_type: str = msgspec.field(default_factory=lambda: OCTET_STREAM)
     cid: str | None = None
     processing_config: dict[str, Any] | None = None
     source_file: str | None = None

@@ -1,0 +1,304 @@
+"""Thousands of interleavings of all that can happen to a job; every invariant is checked after every turn.
+
+The runs are the same each time. `RULES_PROFILE=long` draws new ones, and many more.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, Final, Literal, cast
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from actors.rules.effects import Answer, Deliver, DestroyMachine, Effect, Granted, PlanPhase, Policy, Received
+from actors.rules.events import (
+    AlarmFired, CalledBack, Cancelled, DeliveryEnded, Event, MachineLost, PhasePlanned, Redelivered, Retried, WasReset,
+    WorkTaken,
+)  # fmt: skip
+from actors.rules.model import Task
+from actors.rules.states import TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, TaskStatus
+from tests.unit.actors.rules.book import Book, planned
+
+INDEX: Final = st.integers(0, 1000)
+"""Drawn, then taken modulo what exists: runs stay meaningful and shrink well."""
+MACHINES: Final = st.sampled_from(["m-1", "m-2", "m-3"])
+STATUSES: Final = st.sampled_from(["success", "success", "error", "running", "released"])
+REASONS: Final = st.sampled_from(["Disk full", "404 Not Found", None])
+TIMES: Final = st.sampled_from([1, 900, 5_000, 30_000, 70_000, 200_000, 700_000, 90_000_000, -1, -20_000, -3_600_000])
+
+PROFILES: Final = {
+    "fixed": settings(derandomize=True, max_examples=120, stateful_step_count=60),
+    "long": settings(max_examples=5_000, stateful_step_count=120),
+}
+
+
+class Interleavings(RuleBasedStateMachine):
+    """A job, its rows and its loop; the workers, the fleet, the receiver and the crashes around it.
+
+    A rule may hold its event back: it then comes in one group with those of the next rules.
+    """
+
+    book: Book
+
+    @initialize(
+        tasks=st.integers(0, 5),
+        phases=st.integers(1, 2),
+        page=st.sampled_from([1, 2, 256]),
+        tries=st.integers(1, 3),
+        delivers=st.booleans(),
+        placed=st.booleans(),
+        seed=INDEX,
+    )
+    def begin(
+        self, tasks: int, phases: int, page: int, tries: int, delivers: bool, placed: bool, seed: int
+    ) -> None:
+        import random
+
+        self.book = Book(
+            tasks,
+            policy=Policy(max_attempts=tries, delivers=delivers, batch_size=3, spawn_give_up_ms=60_000),
+            phases=("TIFF_CONVERSION", "SECOND")[:phases],
+            placement="batch:b" if placed else None,
+            page=page,
+            rng=random.Random(seed),
+        )
+        self.group: list[Event] = []
+        self.told: list[Task] = []  # every assignment that anybody was ever told of
+        self.undone: list[Effect] = []  # effects of committed turns, not performed yet
+        self.claims = 0
+        self.terminal: dict[tuple[int, str], TaskStatus] = {}
+        self.ends: dict[int, JobState] = {}
+
+    # --- one group of events is one turn -------------------------------------------------------------
+
+    def happens(self, event: Event, hold: bool) -> None:
+        self.group.append(event)
+        if not hold or len(self.group) >= 4:
+            self.flush()
+
+    def flush(self) -> None:
+        group, self.group = self.group, []
+        turn = self.book.turn(*group)  # raises if a move is impossible or an invariant is broken
+        for event, answer in zip(group, turn.answers, strict=True):
+            self.heard(event, answer)
+        self.undone += turn.effects
+        self.compare()
+
+    def heard(self, event: Event, answer: Answer) -> None:
+        """What a worker is told is on disk already (invariant 1)."""
+        given: tuple[Task, ...] = ()
+        if isinstance(answer, Granted):
+            given = answer.tasks
+            assert isinstance(event, WorkTaken)
+            assert all((task.machine, task.claim) == (event.machine, event.claim) for task in given)
+        if isinstance(answer, Received) and answer.next is not None:
+            given = (answer.next,)
+        for task in given:
+            row = self.book.rows[task.phase, task.n]
+            assert (row.run, row.attempt) >= (task.run, task.attempt), "told before it was written"
+            if task not in self.told:
+                self.told.append(task)
+
+    def compare(self) -> None:
+        """What is terminal never changes within its run, and nothing is tried too often."""
+        for row in self.book.rows.values():
+            assert row.tries <= self.book.policy.max_attempts, f"{row.task_id} was tried {row.tries} times"
+            assert 0 <= row.tries <= row.attempt
+            key = (row.run, row.task_id)
+            assert self.terminal.get(key, row.status) is row.status, f"{row.task_id} was {self.terminal[key]}"
+            if row.status in TERMINAL_TASKS:
+                self.terminal[key] = row.status
+        job = self.book.row
+        assert self.ends.get(job.run, job.state) is job.state, f"run {job.run} had ended {self.ends[job.run]}"
+        if job.state in TERMINAL_JOBS:
+            self.ends[job.run] = job.state
+
+    # --- what happens --------------------------------------------------------------------------------
+
+    @rule(hold=st.booleans())
+    def alarm(self, hold: bool) -> None:
+        """At its time, early, late or twice."""
+        self.happens(AlarmFired(), hold)
+
+    @rule()
+    def alarm_in_time(self) -> None:
+        """The usual way: time passes until the alarm is due."""
+        alarm_at = self.book.row.alarm_at
+        if alarm_at is not None:
+            self.book.now = max(self.book.now, alarm_at)
+            self.happens(AlarmFired(), hold=False)
+
+    @rule(ms=TIMES)
+    def time_jumps(self, ms: int) -> None:
+        self.book.pass_time(ms)
+
+    @rule(machine=MACHINES, free=st.integers(0, 3), spawned=st.booleans(), hold=st.booleans())
+    def take(self, machine: str, free: int, spawned: bool, hold: bool) -> None:
+        self.claims += 1
+        claim = f"spawn:{self.claims}" if spawned else f"claim:{self.claims}"
+        self.happens(WorkTaken(machine=machine, claim=claim, free=free), hold)
+
+    @precondition(lambda self: self.told)
+    @rule(index=INDEX, hold=st.booleans())
+    def take_again(self, index: int, hold: bool) -> None:
+        """The same claim once more: while its tasks are open it gets no others."""
+        one = self.told[index % len(self.told)]
+        if one.machine is None or one.claim is None or one.claim.startswith("next:"):
+            return
+        self.flush()
+        open_already = [t for t in self.book.state.in_flight.values() if t.claim == one.claim]
+        wish = WorkTaken(machine=one.machine, claim=one.claim, free=3)
+        if not open_already:
+            self.happens(wish, hold)
+            return
+        answer = self.book.turn(wish).answer
+        assert isinstance(answer, Granted)
+        assert {t.task_id for t in answer.tasks} == {t.task_id for t in open_already}
+
+    @precondition(lambda self: self.told)
+    @rule(
+        index=INDEX,
+        status=STATUSES,
+        error=REASONS,
+        retryable=st.booleans(),
+        more=st.booleans(),
+        twice=st.booleans(),
+        hold=st.booleans(),
+    )
+    def callback(
+        self, index: int, status: str, error: str | None, retryable: bool, more: bool, twice: bool, hold: bool
+    ) -> None:
+        """Of any assignment that ever was, in any order, any number of times: late, duplicate, of an earlier run."""
+        task = self.told[index % len(self.told)]
+        report = CalledBack(
+            run=task.run,
+            attempt=task.attempt,
+            task_id=task.task_id,
+            status=cast(Literal["success", "error", "running", "released"], status),
+            error=error,
+            retryable=retryable,
+            accepts_next=more,
+        )
+        self.happens(report, hold)
+        if twice:
+            self.happens(report, hold)
+
+    @precondition(lambda self: self.told)
+    @rule(
+        index=INDEX,
+        why=st.sampled_from(["refused", "gone", "oom", "exited"]),
+        permanent=st.booleans(),
+        all_of_it=st.booleans(),
+        hold=st.booleans(),
+    )
+    def machine_lost(self, index: int, why: str, permanent: bool, all_of_it: bool, hold: bool) -> None:
+        task = self.told[index % len(self.told)]
+        self.happens(
+            MachineLost(
+                machine=task.machine or "m-1",
+                why=cast(Literal["refused", "gone", "oom", "exited"], why),
+                message=f"It was {why}.",
+                permanent=permanent,
+                task_id=None if all_of_it else task.task_id,
+                attempt=task.attempt,
+            ),
+            hold,
+        )
+
+    @rule(kind=st.sampled_from(["cancel", "reset", "retry", "retry", "retry", "redeliver"]), hold=st.booleans())
+    def operator(self, kind: str, hold: bool) -> None:
+        events: dict[str, Callable[[], Event]] = {
+            "cancel": lambda: Cancelled(reason="by request"),
+            "reset": WasReset,
+            "retry": Retried,
+            "redeliver": Redelivered,
+        }
+        self.happens(events[kind](), hold)
+
+    @rule()
+    def admitted(self) -> None:
+        """A place is given by the store, to the row only; a new activation sees it."""
+        if self.book.row.placement is None and self.book.row.state is JobState.QUEUED:
+            self.flush()
+            self.book.row = self.replaced(placement="batch:b", alarm_at=self.book.now)
+            self.crash()
+
+    @precondition(lambda self: self.undone)
+    @rule(
+        index=INDEX,
+        outcome=st.sampled_from(["delivered", "retry", "refused"]),
+        again=st.booleans(),
+        hold=st.booleans(),
+    )
+    def perform(self, index: int, outcome: str, again: bool, hold: bool) -> None:
+        """An effect takes effect, in any order and sometimes twice; its result is an event."""
+        at = index % len(self.undone)
+        effect = self.undone[at] if again else self.undone.pop(at)
+        if isinstance(effect, Deliver):
+            told = cast(Literal["delivered", "retry", "refused"], outcome)
+            self.happens(DeliveryEnded(run=effect.run, outcome=told, message=None), hold)
+        elif isinstance(effect, PlanPhase):
+            row = self.book.row
+            if row.state not in TERMINAL_JOBS:
+                for task in planned(row.id, effect.phase, 2, row.run):
+                    self.book.rows.setdefault((task.phase, task.n), task)
+                self.happens(PhasePlanned(phase=effect.phase, tasks_total=2), hold)
+        elif isinstance(effect, DestroyMachine):
+            self.happens(MachineLost(machine=effect.machine, why="exited", message="It was destroyed."), hold)
+
+    @rule()
+    def crash(self) -> None:
+        """Between commit and effect: what was held in memory, arriving or to be done is lost; rows are not."""
+        self.group, self.undone = [], []
+        self.book.activate()
+
+    # --- what is true after every step ---------------------------------------------------------------
+
+    @invariant()
+    def epochs_and_commits_follow_each_other(self) -> None:
+        """Memory and row agree on who may write (invariant 2)."""
+        if hasattr(self, "book"):
+            assert (self.book.state.job.epoch, self.book.state.job.seq) == (self.book.row.epoch, self.book.row.seq)
+
+    def replaced(self, **fields: Any) -> Any:
+        from actors.rules.task import replace
+
+        return replace(self.book.row, **fields)
+
+    def teardown(self) -> None:
+        """Whatever happened: with a willing worker and receiver every run ends, and its end is told."""
+        if not hasattr(self, "book"):
+            return
+        self.flush()
+        self.admitted()
+        for round_ in range(60):
+            if self.is_over():
+                return
+            self.work_honestly(round_)
+        raise AssertionError(f"the job does not end: {self.book.row}")
+
+    def is_over(self) -> bool:
+        row = self.book.row
+        return row.state in TERMINAL_JOBS and row.delivery is not Delivery.PENDING
+
+    def work_honestly(self, round_: int) -> None:
+        """The alarm, a take, a success for each, and what the turns asked for."""
+        self.alarm_in_time()
+        for task in self.book.take("m-9", f"claim:last:{round_}", free=9):
+            self.book.turn(CalledBack(run=task.run, attempt=task.attempt, task_id=task.task_id, status="success"))
+        self.undone = [e for e in self.undone if isinstance(e, PlanPhase | Deliver)]
+        while self.undone:
+            self.perform(0, "delivered", again=False, hold=False)
+        self.compare()
+
+
+Interleavings.TestCase.settings = settings(
+    PROFILES[os.environ.get("RULES_PROFILE", "fixed")],
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+class TestInterleavings(Interleavings.TestCase):  # type: ignore[misc]
+    """No order of events breaks an invariant or makes an impossible move, and every run can come to its end."""

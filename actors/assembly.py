@@ -125,6 +125,8 @@ def fleet(settings: Settings, opened: Store, way: Directory, clock: Clock, provi
     common = object_environment(settings) | {
         "CLAIM_URL": f"{settings.orchestrator_url}/machines/claim",
         "WORKER_CONCURRENCY": str(settings.worker_concurrency),
+        # Four signs of life within the time after which silence counts as death.
+        "WORKER_HEARTBEAT_S": str(max(1, settings.task_timeout_tiff_conversion // 4000)),
     }
     return Fleet(
         opened,

@@ -29,6 +29,8 @@ GROUP: Final = 512
 EPOCH_TRUST_S: Final = 10.0
 """How long after a commit its epoch is believed. An actor that was suspended for longer asks before it acts."""
 STORE_RETRY_S: Final = 0.2
+LINGER_S: Final = 1.0
+"""How long an activation that has nothing to do waits for the request that it was made for."""
 
 T = TypeVar("T")
 Perform = Callable[[Job, Effect], Awaitable[Event | None]]
@@ -71,6 +73,7 @@ class Durable:
         self._arrived = asyncio.Event()
         self._acting: set[asyncio.Task[None]] = set()
         self._valid_at = 0.0
+        self._busy_at = 0.0
         self.state: State | None = None
         self.closed = False
 
@@ -83,6 +86,7 @@ class Durable:
         grace = self._clock.now() + self._policy.task_timeout_ms
         in_flight = {t.task_id: replace(t, deadline_at=max(t.deadline_at or 0, grace)) for t in flying}
         self.state = State(job=job, in_flight=in_flight)
+        self._busy_at = asyncio.get_running_loop().time()
         self._trust_epoch()
 
     def submit(self, event: Event) -> "asyncio.Future[Answer]":
@@ -146,6 +150,8 @@ class Durable:
         if not self._inputs:
             await self._wait(alarm_at)
         group, self._inputs = self._inputs[:GROUP], self._inputs[GROUP:]
+        if group:
+            self._busy_at = asyncio.get_running_loop().time()
         if not self._inputs:
             self._arrived.clear()
         if alarm_at is not None and alarm_at <= self._clock.now():
@@ -153,11 +159,12 @@ class Durable:
         return group
 
     async def _wait(self, alarm_at: int | None) -> None:
-        if alarm_at is None:
-            await self._arrived.wait()
-            return
+        """Until something arrives, the alarm is due, or there was nothing to do for long enough to hibernate."""
+        limits = [] if alarm_at is None else [(alarm_at - self._clock.now()) / 1000]
+        if self._is_idle():
+            limits.append(self._linger_left_s())
         try:
-            async with asyncio.timeout(max(0.0, (alarm_at - self._clock.now()) / 1000)):
+            async with asyncio.timeout(max(0.0, min(limits)) if limits else None):
                 await self._arrived.wait()
         except TimeoutError:
             return
@@ -230,6 +237,12 @@ class Durable:
                 await self.submit(result)
 
     def _may_hibernate(self) -> bool:
+        return self._is_idle() and self._linger_left_s() <= 0
+
+    def _linger_left_s(self) -> float:
+        return self._busy_at + LINGER_S - asyncio.get_running_loop().time()
+
+    def _is_idle(self) -> bool:
         """Nothing in flight, nothing arriving, nothing being done, nothing due soon."""
         state = self._state
         if self._inputs or self._acting or state.in_flight:

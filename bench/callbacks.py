@@ -24,7 +24,7 @@ import psutil
 from actors import wire
 from bench.service import (
     Broken, Fsyncs, Process, Service, callback_body, compiled, cpu_seconds, median, post, request, scratch, send,
-    table, wait_for,
+    settle, table, wait_for,
 )  # fmt: skip
 
 TAKEN_AT_ONCE: Final = 256
@@ -57,16 +57,18 @@ class Bench:
         """Reports of `tasks` tasks of each of `batches` new batches, in turn."""
         names = [f"bench-{next(self._numbers)}" for _ in range(batches)]
         for name in names:
-            self.service.create(name, tasks)
+            self.service.create(name, tasks + 1)  # the last one stays open, so that no actor exits uncounted
         for name in names:
             wait_for(f"{name} running", lambda name=name: self.service.state(name)["state"] == "running")
         taken = asyncio.run(self._take(names))
-        requests = [one for turn in itertools.zip_longest(*taken) for one in turn if one is not None]
+        *most, last = [list(turn) for turn in zip(*taken, strict=True)]
         everybody = [one for group in self.service.processes().values() for one in group]
-        measured = self._measure("service", self.service.port, requests, everybody)
+        settle(everybody)
+        measured = self._measure("service", self.service.port, [one for turn in most for one in turn], everybody)
+        send(self.program, self.service.port, last, self.folder)
         for name in names:
             wait_for(f"{name} done", lambda name=name: self.service.state(name)["state"] == "done")
-            if self.service.state(name)["progress"]["tasks_completed"] != tasks:
+            if self.service.state(name)["progress"]["tasks_completed"] != tasks + 1:
                 raise Broken(f"{name}: {self.service.state(name)}")
         return measured
 

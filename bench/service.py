@@ -265,6 +265,16 @@ def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
     return total
 
 
+def settle(processes: list[psutil.Process], below: float = 0.3, within_s: float = 15.0) -> None:
+    """Wait until they use less than `below` of a core: starting processes are not what is measured."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        before, begun = cpu_seconds(processes), time.monotonic()
+        time.sleep(0.5)
+        if (cpu_seconds(processes) - before) / (time.monotonic() - begun) < below:
+            return
+
+
 def pss_mb(processes: Iterable[psutil.Process]) -> float:
     """Proportional memory."""
     total = 0

@@ -4,8 +4,8 @@
 actors, two replicas of the front, one line on stdout when it serves, then waiting until SIGTERM or until
 Ray's own processes die. A supervisor outside starts it again (a GCS without Redis does not come back).
 
-Ray reads its settings when it is imported, so nothing here imports it at module level. Why each of them
-is set: docs/decisions/serve.md. Everything listens on 127.0.0.1 except, when asked, the front itself.
+Ray reads its settings when it is imported, so nothing here imports it at module level. Everything listens
+on 127.0.0.1 except, when asked, the front itself.
 """
 
 import importlib

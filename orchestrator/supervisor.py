@@ -52,6 +52,7 @@ class Limits:
     """Times in seconds. HAProxy is started again by Serve within 10 s, so `silent_s` must be more than that."""
 
     look_s: float = 1.0
+    idle_look_s: float = 3.0
     health_every_s: float = 2.0
     health_timeout_s: float = 2.0
     silent_s: float = 20.0
@@ -154,8 +155,15 @@ class Supervisor:
     def _watch(self, driver: "_Driver") -> str | None:
         """What ended the service; None when `stop` was called."""
         health = _Health(self._settings, self._limits)
+        begun = looked = time.monotonic()
         while not self._stopping():
-            self._look(driver)
+            now = time.monotonic()
+            # looking reads all of /proc: once a second while much is being started, later less often
+            if now - looked >= (
+                self._limits.look_s if now - begun < self._limits.settled_s else self._limits.idle_look_s
+            ):
+                self._look(driver)
+                looked = now
             trouble = self._lost(driver) or health.trouble()
             if trouble:
                 return trouble

@@ -437,7 +437,7 @@ def test_missing_variable_is_said_on_stderr(server: StandIn, objects: Path, miss
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_gives_back_and_ends(server: StandIn, objects: Path, number: signal.Signals) -> None:
     """A signal in the middle of a conversion: `released`, exit code 0, nothing uploaded."""
-    noise = Image.effect_noise((5000, 4000), 100)
+    noise = Image.effect_noise((3200, 2600), 100)
     noise.convert("RGB").save(objects / BUCKET / "staging" / "big.tif")
     env = machine(server, objects, WORKER_HEARTBEAT_S="0.2") | task(server, INPUT_R2_KEY="staging/big.tif")
     worker = process(env)

@@ -76,5 +76,8 @@ def test_processes_are_found_by_their_mark(tmp_path: Path) -> None:
 
 
 def test_the_role_of_a_process_is_readable() -> None:
-    """A process that is not one of Ray's is named after its program."""
-    assert serve.role_of(psutil.Process()).startswith("py")
+    """A process that is not one of Ray's is named after its program or script."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert serve.role_of(psutil.Process(child.pid)).startswith("python")
+        child.communicate(b"\n")
+    assert serve.role_of(psutil.Process(1)) != ""

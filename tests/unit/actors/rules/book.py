@@ -11,8 +11,18 @@ from typing import Any, Final, Literal, NamedTuple
 from actors.rules.batch import decide
 from actors.rules.effects import Answer, Decision, Effect, Granted, Policy, Received, Rng, State
 from actors.rules.events import (
-    AlarmFired, CalledBack, Cancelled, DeliveryEnded, Event, Loaded, MachineLost, PhasePlanned, Redelivered, Retried,
-    WasReset, WorkTaken,
+    AlarmFired,
+    CalledBack,
+    Cancelled,
+    DeliveryEnded,
+    Event,
+    Loaded,
+    MachineLost,
+    PhasePlanned,
+    Redelivered,
+    Retried,
+    WasReset,
+    WorkTaken,
 )  # fmt: skip
 from actors.rules.invariants import check
 from actors.rules.model import Job, Task
@@ -123,7 +133,8 @@ class Book:
         if state.ready or job.tasks_pending <= 0 or backing_off or job.state in TERMINAL_JOBS:
             return state
         pending = sorted(
-            (row for row in self._current() if row.status is TaskStatus.PENDING), key=lambda row: (row.not_before, row.n)
+            (row for row in self._current() if row.status is TaskStatus.PENDING),
+            key=lambda row: (row.not_before, row.n),
         )
         due = tuple(row for row in pending if row.not_before <= self.now)[: self.page]
         later = pending[0].not_before if pending and not due else None
@@ -161,9 +172,7 @@ class Book:
     def _fail_pending(self, why: str) -> None:
         for row in self._current():
             if row.status is TaskStatus.PENDING:
-                self.rows[row.phase, row.n] = replace(
-                    row, status=TaskStatus.FAILED, error=why, completed_at=self.now
-                )
+                self.rows[row.phase, row.n] = replace(row, status=TaskStatus.FAILED, error=why, completed_at=self.now)
 
     def _current(self) -> list[Task]:
         return [row for row in self.rows.values() if row.phase == self.row.phase and row.run == self.row.run]

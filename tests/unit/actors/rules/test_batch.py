@@ -6,9 +6,17 @@ import pytest
 
 from actors.rules.batch import DELIVERY_PATIENCE_MS
 from actors.rules.effects import (
-    Announce, Deliver, DestroyMachine, Granted, PlanPhase, Policy, Received, Refused, ReleaseMachines,
+    Announce,
+    Deliver,
+    DestroyMachine,
+    Granted,
+    PlanPhase,
+    Policy,
+    Received,
+    Refused,
+    ReleaseMachines,
 )  # fmt: skip
-from actors.rules.events import Cancelled, PhasePlanned, Retried, WorkTaken
+from actors.rules.events import Cancelled, Leased, PhasePlanned, Retried, WorkTaken
 from actors.rules.model import PhaseCount
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, TaskStatus
 from actors.rules.task import replace
@@ -56,7 +64,7 @@ def test_first_alarm_starts_the_job_and_tells_the_fleet() -> None:
 
 
 def test_a_job_without_a_place_waits() -> None:
-    """It does not start by itself, and its loop is not asked again and again: the next alarm is far enough to end it."""
+    """It does not start by itself, and its next alarm is far enough to let its loop end."""
     book = Book(3, placement=None)
     assert book.alarm().effects == ()
     assert book.job.state is JobState.QUEUED
@@ -314,6 +322,16 @@ def test_a_stale_attempt_gets_no_next() -> None:
     book = working(2)
     book.alarm(after=OVERDUE)
     assert book.callback(attempt=1, accepts_next=True).next is None
+
+
+def test_no_next_beyond_the_lease() -> None:
+    """Other batches wait: the worker has to claim, and the fleet decides whose task it gets."""
+    book = Book(4).running()
+    book.take("m-1")
+    book.take("m-2")
+    book.turn(Leased(lease=1))
+    assert book.callback(0, accepts_next=True).next is None
+    assert book.callback(1, accepts_next=True).next == book.task(2)
 
 
 def test_one_who_does_not_ask_gets_no_next() -> None:
@@ -628,9 +646,9 @@ def test_the_delivery_of_an_earlier_run_does_not_end_this_one() -> None:
     book.running().take("m-2")
     book.callback(attempt=1)
     book.delivery("delivered", run=1)
-    assert book.job.delivery is Delivery.PENDING
+    assert (book.job.delivery, book.job.delivered_runs) == (Delivery.PENDING, 0)
     book.delivery("delivered", run=2)
-    assert book.job.delivery is Delivery.DELIVERED
+    assert (book.job.delivery, book.job.delivered_runs) == (Delivery.DELIVERED, 1)
 
 
 # --- phases ---------------------------------------------------------------------------------------
@@ -645,7 +663,7 @@ def between_phases() -> Book:
 
 
 def test_phases_follow_each_other() -> None:
-    """The end of a phase asks for the next; when that is planned it has counters of its own; the last one ends the job."""
+    """The end of a phase asks for the next, which has counters of its own; the last one ends the job."""
     book = between_phases()
     assert book.plan(1, 2).of(Announce) == [Announce(want=2)]
     assert (book.job.phase, book.counters) == (1, (2, 0, 0))

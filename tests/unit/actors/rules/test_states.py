@@ -10,7 +10,15 @@ from actors.rules.batch import HANDLERS
 from actors.rules.events import Event
 from actors.rules.model import Job, Task
 from actors.rules.states import (
-    JOB_MOVES, MACHINE_MOVES, TASK_MOVES, TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, MachineState, TaskStatus,
+    JOB_MOVES,
+    MACHINE_MOVES,
+    TASK_MOVES,
+    TERMINAL_JOBS,
+    TERMINAL_TASKS,
+    Delivery,
+    JobState,
+    MachineState,
+    TaskStatus,
 )  # fmt: skip
 from actors.rules.task import ImpossibleMove, move, replace
 from tests.unit.actors.rules.book import POLICY, Book
@@ -41,7 +49,7 @@ def test_terminal_tasks_come_back_only_in_a_new_run() -> None:
     """Completed is final for good; failed becomes pending by a retry and nothing else (invariant 4)."""
     assert TASK_MOVES[TaskStatus.COMPLETED] == frozenset()
     assert TASK_MOVES[TaskStatus.FAILED] == {TaskStatus.PENDING}
-    assert TERMINAL_TASKS == {TaskStatus.COMPLETED, TaskStatus.FAILED}
+    assert {TaskStatus.COMPLETED, TaskStatus.FAILED} == TERMINAL_TASKS
 
 
 def test_terminal_jobs_only_begin_a_new_run() -> None:
@@ -88,7 +96,13 @@ def test_every_event_has_a_rule() -> None:
 def test_a_move_that_is_not_in_the_table_is_a_bug() -> None:
     """The tables are the law: a rule that breaks one is stopped before anything is written."""
     done = Task(
-        job_id="b", phase=0, n=0, task_id="b_0", status=TaskStatus.COMPLETED, input_r2_key="a.tif", output_r2_key="a.jpg"
+        job_id="b",
+        phase=0,
+        n=0,
+        task_id="b_0",
+        status=TaskStatus.COMPLETED,
+        input_r2_key="a.tif",
+        output_r2_key="a.jpg",
     )
     with pytest.raises(ImpossibleMove, match="completed -> failed"):
         move(done, TaskStatus.FAILED)

@@ -26,7 +26,6 @@ MAX_PATH_BYTES: Final = 96  # macOS allows 103; the draft name below is at most 
 MAX_LIST: Final = 4096  # requests of one frame: bounds the group that a handler sees
 
 _HEADER: Final = struct.Struct(">I")
-_READ_LIMIT: Final = 1024 * 1024
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 _log = logging.getLogger(__name__)
@@ -57,21 +56,87 @@ async def serve(path: Path, handler: Handler) -> asyncio.Server:
 
     One list at a time of each connection; lists of different connections run side by side.
     """
+    loop = asyncio.get_running_loop()
+    return await loop.create_unix_server(lambda: _Served(path.name, handler), sock=_bind(path))
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+class _Frames(asyncio.Protocol):
+    """One end of a connection. A protocol, not streams: these cost a task switch or two for every frame."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop."""
+        self._buffer += data
+        self._go_on()
+
+    def _go_on(self) -> None:
+        raise NotImplementedError
+
+    def _frame(self) -> bytes | None:
+        """The next whole frame, if it is there. Raises FrameTooLarge as soon as its length is known."""
+        if len(self._buffer) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(self._buffer)
+        if length > MAX_FRAME_BYTES:
+            raise FrameTooLarge(f"{length} bytes")
+        end = _HEADER.size + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(memoryview(self._buffer)[_HEADER.size : end])
+        del self._buffer[:end]
+        return body
+
+    def send(self, body: bytes) -> None:
+        """Send one frame. After the end of the connection it goes nowhere."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(_HEADER.pack(len(body)) + body)
+
+    def close(self) -> None:
+        """End the connection, after what was sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Served(_Frames):
+    """A caller's connection: a list, its answers, the next list."""
+
+    def __init__(self, name: str, handler: Handler) -> None:
+        super().__init__()
+        self._name, self._handler = name, handler
+        self._answering: asyncio.Task[None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop. What is being handled goes on: it may be half done."""
+        _log.debug("connection at %s ended", self._name)
+
+    def _go_on(self) -> None:
+        if self._answering is not None:
+            return
         try:
-            while True:
-                requests = msgspec.msgpack.decode(await _read_frame(reader), type=list[Any])
-                _write_frame(writer, _encode_replies(await _handle(handler, requests)))
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            _log.debug("connection at %s ended", path.name)
+            body = self._frame()
+            if body is not None:
+                requests = msgspec.msgpack.decode(body, type=list[Any])
+                self._answering = asyncio.get_running_loop().create_task(self._answer(requests))
         except (FrameTooLarge, msgspec.MsgspecError):
-            _log.warning("connection at %s sent what is not a list of requests", path.name)
-        finally:
-            writer.close()
+            _log.warning("connection at %s sent what is not a list of requests", self._name)
+            self.close()
 
-    return await asyncio.start_unix_server(connected, sock=_bind(path), limit=_READ_LIMIT)
+    async def _answer(self, requests: list[Any]) -> None:
+        try:
+            self.send(_encode_replies(await _handle(self._handler, requests)))
+        except BaseException:  # cancelled at the end of the loop: without an answer the caller must not wait
+            self.close()
+            raise
+        self._answering = None
+        self._go_on()
 
 
 def _bind(path: Path) -> socket.socket:
@@ -107,10 +172,14 @@ async def _handle(handler: Handler, requests: list[Any]) -> list[Any]:
 
 
 def _encode_replies(values: list[Any]) -> bytes:
-    replies = [_encode_reply(value) for value in values]
-    if sum(len(bytes(reply)) for reply in replies) > MAX_FRAME_BYTES - 16:
-        replies = [_encode_reply(TooLarge("The answer is too large. Ask for less at once."))] * len(values)
-    return msgspec.msgpack.encode(replies)
+    try:
+        body = msgspec.msgpack.encode([_reply(value) for value in values])
+    except (TypeError, ValueError, OverflowError):  # one of them cannot be sent: find out which
+        body = msgspec.msgpack.encode([_encode_reply(value) for value in values])
+    if len(body) > MAX_FRAME_BYTES:
+        refusal = TooLarge("The answer is too large. Ask for less at once.")
+        return msgspec.msgpack.encode([_reply(refusal)] * len(values))
+    return body
 
 
 def _encode_reply(value: Any) -> msgspec.Raw:
@@ -154,16 +223,24 @@ def unwrap(reply: dict[str, Any]) -> Any:
     raise kind(error["message"], field=error["field"], retry_after_s=error["retry_after_s"])
 
 
-async def _read_frame(reader: asyncio.StreamReader) -> bytes:
-    (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-    if length > MAX_FRAME_BYTES:
-        raise FrameTooLarge(f"{length} bytes")
-    return await reader.readexactly(length)
+class _Link(_Frames):
+    """A client's connection: hands on each frame, and once, that it has ended."""
 
+    def __init__(self, received: Callable[[bytes], None], ended: "Callable[[_Link, str], None]") -> None:
+        super().__init__()
+        self._received, self._ended = received, ended
 
-def _write_frame(writer: asyncio.StreamWriter, body: bytes) -> None:
-    writer.write(_HEADER.pack(len(body)))
-    writer.write(body)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop."""
+        self._ended(self, str(exc) if exc else "the connection has ended")
+
+    def _go_on(self) -> None:
+        try:
+            while (body := self._frame()) is not None:
+                self._received(body)
+        except (FrameTooLarge, msgspec.MsgspecError, WireDown) as error:
+            self.close()
+            self._ended(self, str(error) or type(error).__name__)
 
 
 class Client:
@@ -178,8 +255,9 @@ class Client:
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[msgspec.Raw, asyncio.Future[Any]]] = deque()
         self._in_flight: list[tuple[msgspec.Raw, asyncio.Future[Any]]] = []
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._sender: asyncio.Task[None] | None = None
+        self._link: _Link | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._busy = False  # a list is out, or about to be sent
         self._closed = False
 
     async def call(self, request: dict[str, Any]) -> Any:
@@ -197,27 +275,61 @@ class Client:
             raise TooLarge("The request is too large. Send less at once.")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((encoded, answer))
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send_all())
+        if not self._busy:
+            self._busy = True
+            asyncio.get_running_loop().call_soon(self._send_next)  # with what else is called in this turn of the loop
         return unwrap(await answer)
 
     async def close(self) -> None:
         """Close the connection; pending calls raise WireDown."""
         self._closed = True
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
         self._fail("the client was closed")
 
-    async def _send_all(self) -> None:
+    def _send_next(self) -> None:
+        """Send what has gathered. Only while busy."""
+        if self._closed:
+            return
+        if self._link is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            return
+        self._in_flight = self._take()
+        if self._in_flight:
+            self._link.send(msgspec.msgpack.encode([encoded for encoded, _ in self._in_flight]))
+        else:
+            self._busy = False
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while self._waiting:
-                self._in_flight = self._take()
-                if self._in_flight:
-                    await self._exchange()
-        except (OSError, asyncio.IncompleteReadError, FrameTooLarge, msgspec.MsgspecError) as error:
+            _, link = await loop.create_unix_connection(lambda: _Link(self._received, self._ended), self._path)
+        except OSError as error:
             self._fail(str(error) or type(error).__name__)
+            return
+        self._link, self._connecting = link, None
+        self._send_next()
+
+    def _received(self, body: bytes) -> None:
+        """The answers to the list that was out; what has gathered meanwhile goes at once."""
+        replies = msgspec.msgpack.decode(body, type=list[dict[str, Any]])
+        if len(replies) != len(self._in_flight):
+            raise WireDown("the answers do not match the requests")
+        answered, self._in_flight = self._in_flight, []
+        for (_, answer), reply in zip(answered, replies, strict=True):
+            if not answer.done():
+                answer.set_result(reply)
+        self._send_next()
+
+    def _ended(self, link: _Link, why: str) -> None:
+        """A connection is gone. If nothing was out on it, the next call makes a new one unnoticed."""
+        if link is not self._link:
+            return
+        self._link = None
+        if self._busy:
+            self._fail(why)
 
     def _take(self) -> list[tuple[msgspec.Raw, asyncio.Future[Any]]]:
         """What has gathered, as much as one frame holds. Calls that were given up meanwhile are left out."""
@@ -233,32 +345,10 @@ class Client:
                 taken.append((encoded, answer))
         return taken
 
-    async def _exchange(self) -> None:
-        reader, writer = await self._connect()
-        _write_frame(writer, msgspec.msgpack.encode([encoded for encoded, _ in self._in_flight]))
-        await writer.drain()
-        replies = msgspec.msgpack.decode(await _read_frame(reader), type=list[dict[str, Any]])
-        if len(replies) != len(self._in_flight):
-            raise WireDown("the answers do not match the requests")
-        answered, self._in_flight = self._in_flight, []
-        for (_, answer), reply in zip(answered, replies, strict=True):
-            if not answer.done():
-                answer.set_result(reply)
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._streams is not None and self._streams[0].at_eof():
-            self._disconnect()
-        if self._streams is None:
-            self._streams = await asyncio.open_unix_connection(os.fspath(self._path), limit=_READ_LIMIT)
-        return self._streams
-
-    def _disconnect(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
-
     def _fail(self, why: str) -> None:
-        self._disconnect()
+        link, self._link, self._busy = self._link, None, False
+        if link is not None:
+            link.close()
         pending, self._in_flight = [*self._in_flight, *self._waiting], []
         self._waiting.clear()
         for _, answer in pending:

@@ -5,8 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from actors.errors import InvalidInput
+from actors.errors import InvalidInput, Unavailable
 from actors.sources.base import Objects, check_key, checked_file
+from worker import errors as worker_errors
 from worker.contract import FileRef
 
 MAX_BYTES: Final = 1 << 30
@@ -18,12 +19,17 @@ async def read(objects: Objects, key: str) -> list[FileRef]:
 
     Raises:
         InvalidInput: it is not there, is no JSON, or an entry is not valid; the entry is named.
+        Unavailable: the object store did not answer.
     """
     check_key(key, FIELD)
     try:
         raw = await asyncio.to_thread(objects.read, key, MAX_BYTES)
-    except LookupError as error:
+    except worker_errors.ObjectMissing as error:
         raise InvalidInput(f"The manifest {key} does not exist: upload it first.", field=FIELD) from error
+    except worker_errors.BadInput as error:
+        raise InvalidInput(f"The manifest cannot be read: {error}.", field=FIELD) from error
+    except worker_errors.Unavailable as error:
+        raise Unavailable("The object store does not answer. Send the same request again.") from error
     return await asyncio.to_thread(_parse, raw)
 
 

@@ -119,6 +119,13 @@ class Service:
         """Whether a line with these words was printed."""
         return any(words in line for line in list(self.said))
 
+    @contextlib.contextmanager
+    def next_line(self, words: str) -> Iterator[None]:
+        """Wait, after the block, until a line with these words was printed that was not there before."""
+        known = len(self.said)
+        yield
+        eventually(lambda: any(words in line for line in self.said[known:]), f"it says {words!r}", START_S)
+
     def _ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
 

@@ -84,6 +84,7 @@ class Interleavings(RuleBasedStateMachine):
         self.told: list[Task] = []  # every assignment that anybody was ever told of
         self.undone: list[Effect] = []  # effects of committed turns, not performed yet
         self.claims = 0
+        self.latest = self.book.now
         self.terminal: dict[tuple[int, str], TaskStatus] = {}
         self.ends: dict[int, JobState] = {}
 
@@ -145,11 +146,14 @@ class Interleavings(RuleBasedStateMachine):
         alarm_at = self.book.row.alarm_at
         if alarm_at is not None:
             self.book.now = max(self.book.now, alarm_at)
+            self.latest = max(self.latest, self.book.now)
             self.happens(AlarmFired(), hold=False)
 
     @rule(ms=TIMES)
     def time_jumps(self, ms: int) -> None:
+        """Forward as after a suspend, or back."""
         self.book.pass_time(ms)
+        self.latest = max(self.latest, self.book.now)
 
     @rule(machine=MACHINES, free=st.integers(0, 3), spawned=st.booleans(), hold=HOLD)
     def take(self, machine: str, free: int, spawned: bool, hold: bool) -> None:
@@ -177,18 +181,29 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.told)
     @rule(
         index=INDEX,
+        of_open=st.booleans(),
         status=STATUSES,
         error=REASONS,
         retryable=st.booleans(),
         more=st.booleans(),
-        twice=st.booleans(),
+        around=st.sampled_from(["", "", "twice", "cancelled before", "reset after"]),
         hold=HOLD,
     )
     def callback(
-        self, index: int, status: str, error: str | None, retryable: bool, more: bool, twice: bool, hold: bool
+        self,
+        index: int,
+        of_open: bool,
+        status: str,
+        error: str | None,
+        retryable: bool,
+        more: bool,
+        around: str,
+        hold: bool,
     ) -> None:
         """Of any assignment that ever was, in any order, any number of times: late, duplicate, of an earlier run."""
-        task = self.told[index % len(self.told)]
+        among = list(self.book.state.in_flight.values()) if of_open else []
+        among = among or self.told
+        task = among[index % len(among)]
         report = CalledBack(
             run=task.run,
             attempt=task.attempt,
@@ -198,10 +213,14 @@ class Interleavings(RuleBasedStateMachine):
             retryable=retryable,
             accepts_next=more,
         )
-        if twice and not hold:
+        if around == "twice":
             self.twice(report)
-        else:
-            self.happens(report, hold)
+            return
+        if around == "cancelled before":
+            self.happens(Cancelled(reason="in the same turn"), hold=True)
+        self.happens(report, hold)
+        if around == "reset after":
+            self.happens(WasReset(), hold)
 
     def twice(self, report: CalledBack) -> None:
         """The answer was lost and the report is sent again: nothing is counted again, the next task is the same."""
@@ -301,6 +320,7 @@ class Interleavings(RuleBasedStateMachine):
             return
         self.flush()
         self.admitted()
+        self.book.now = max(self.book.now, self.latest)  # a clock that went back has caught up at last
         for round_ in range(60):
             if self.is_over():
                 return

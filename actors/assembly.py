@@ -82,11 +82,12 @@ def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
     )
 
 
-def intake(settings: Settings, opened: Store) -> Intake:
+def intake(settings: Settings, opened: Store, clock: Clock) -> Intake:
     """What takes batches in."""
     return Intake(
         store=opened,
         objects=worker_objects.from_environment(object_environment(settings)),
+        clock=clock,
         max_files=settings.max_files_per_batch,
         timeout_ms=settings.intake_timeout_s * 1000,
         default_phases=("TIFF_CONVERSION",),
@@ -98,10 +99,10 @@ def host(
 ) -> Host:
     """What runs the loops of jobs in one process."""
     channel = FinalCallback(settings.worker_url, opened) if settings.worker_url else None
-    taking_in = intake(settings, opened)
+    taking_in = intake(settings, opened, clock)
 
     async def read_prefix(job: Job) -> None:
-        queued = await taking_in.read_prefix(job, clock.now())
+        queued = await taking_in.read_prefix(job)
         if queued.state is JobState.QUEUED:
             await way.admit(queued, clock.now())
 
@@ -198,7 +199,7 @@ class Engine:
         self.store = store(settings)
         self._clock = Clock()
         self._directory = directory(settings, self.store, ensure)
-        self._intake = intake(settings, self.store)
+        self._intake = intake(settings, self.store, self._clock)
         self._objects = worker_objects.from_environment(object_environment(settings))
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
@@ -216,7 +217,7 @@ class Engine:
 
     async def create(self, body: dict[str, Any] | bytes, owner: str | None) -> tuple[Job, bool]:
         """Take a batch in, give it a place if one is free, and begin to read a prefix."""
-        job, began = await self._intake.create(body, self._clock.now(), owner)
+        job, began = await self._intake.create(body, owner)
         if job.state is JobState.QUEUED:
             await self._directory.admit(job, self._clock.now())
         elif job.state is JobState.RECEIVING and job.source_cursor is not None:

@@ -1,6 +1,13 @@
 """The only place of the engine where the time is read."""
 
 import time
+from typing import Protocol
+
+
+class TimeSource(Protocol):
+    """Where the engine reads the time: milliseconds since 1970 UTC."""
+
+    def now(self) -> int: ...
 
 
 class Clock:

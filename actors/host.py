@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from actors import telemetry
-from actors.durable import Durable, Perform, TimeSource
+from actors.clock import TimeSource
+from actors.durable import Durable, Perform
 from actors.errors import BY_CODE, Conflict, InvalidInput, NotFound
 from actors.phases import all_phases
 from actors.rules.effects import Answer, Granted, Policy, Received, Refused
@@ -67,7 +68,31 @@ class Host:
 
     async def handle(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
         """Answer a list of requests in its order; one that is bad fails alone. The handler of `actors.wire`."""
-        return await asyncio.gather(*(self._one(request) for request in requests), return_exceptions=True)
+        running = [self._running(request) for request in requests]
+        begun = [
+            asyncio.ensure_future(self._one(request)) if durable is None else _submitted(durable, request)
+            for request, durable in zip(requests, running, strict=True)
+        ]
+        answers = await asyncio.gather(*begun, return_exceptions=True)
+        return [
+            answer if durable is None or isinstance(answer, BaseException) else self._answered(durable, answer)
+            for durable, answer in zip(running, answers, strict=True)
+        ]
+
+    def _running(self, request: dict[str, Any]) -> Durable | None:
+        """The loop of the job where it runs already: a request to it costs a future, not a task."""
+        task = self._active.get(request["job"])
+        if request["op"] == "activate" or task is None or not task.done() or task.cancelled() or task.exception():
+            return None
+        durable = task.result()
+        return None if durable.closed else durable
+
+    def _answered(self, durable: Durable, answer: Answer) -> Any:
+        """The reply, or the error that is the reply."""
+        try:
+            return self._reply(durable.state.job, answer) if durable.state else NotFound()
+        except Exception as error:
+            return error
 
     async def _one(self, request: dict[str, Any]) -> Any:
         job_id = request["job"]
@@ -182,6 +207,15 @@ def machine_name(job: Job, task: Task) -> str:
     """`{kind}-{digest of batch, run, task}-{attempt}`: within every provider's length and alphabet (invariant 3)."""
     digest = hashlib.sha256(f"{job.id}\n{task.run}\n{task.task_id}".encode()).hexdigest()[:20]
     return f"{all_phases()[job.phases[task.phase]].kind}-{digest}-{task.attempt}"
+
+
+def _submitted(durable: Durable, request: dict[str, Any]) -> "asyncio.Future[Any]":
+    try:
+        return durable.submit(_event(request))
+    except InvalidInput as error:
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        refused.set_exception(error)
+        return refused
 
 
 def _event(request: dict[str, Any]) -> Event:

@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from actors import telemetry
-from actors.errors import BatchExists, EmptyBatch, InvalidInput
+from actors.clock import TimeSource
+from actors.errors import BatchExists, Conflict, EmptyBatch, InvalidInput
 from actors.phases import all_phases
 from actors.planning import plan_tasks
 from actors.rules.model import Job
@@ -32,13 +33,20 @@ class Intake:
     """Creates batches. Any number of processes may run it for the same batch."""
 
     def __init__(
-        self, *, store: Store, objects: Objects, max_files: int, timeout_ms: int, default_phases: Sequence[str]
+        self,
+        *,
+        store: Store,
+        objects: Objects,
+        clock: TimeSource,
+        max_files: int,
+        timeout_ms: int,
+        default_phases: Sequence[str],
     ):
-        self._store, self._objects = store, objects
+        self._store, self._objects, self._clock = store, objects, clock
         self._max_files, self._timeout_ms = max_files, timeout_ms
         self._default_phases = tuple(default_phases)
 
-    async def create(self, raw: bytes | dict[str, Any], now: int, owner: str | None = None) -> tuple[Job, bool]:
+    async def create(self, raw: bytes | dict[str, Any], owner: str | None = None) -> tuple[Job, bool]:
         """Take a batch in. Returns its row and whether this call began a run (202) or it existed (200).
 
         Raises:
@@ -55,27 +63,42 @@ class Intake:
             if existing.state is not JobState.RECEIVING:
                 return existing, False
         files = await self._list(message)
-        job = Job(
+        job = await self._begin(self._row(message, job_id, digest, files is None, owner), existing, digest)
+        telemetry.event("intake.received", batch=job_id, run=job.run, files="?" if files is None else len(files))
+        if files is None:
+            return job, True
+        try:
+            return await self._receive(job, files), True
+        except Conflict:
+            # The same body came twice at once, and the other call was quicker.
+            row = await self._store.job(job_id)
+            if row is None or row.body_digest != digest or row.state is JobState.RECEIVING:
+                raise
+            return row, False
+
+    def _row(self, message: dict[str, Any], job_id: str, digest: str, by_prefix: bool, owner: str | None) -> Job:
+        now = self._clock.now()
+        return Job(
             id=job_id,
             phases=_phases(message, self._default_phases),
             body_digest=digest,
             message={key: value for key, value in message.items() if key != "files"},
-            source_cursor="" if files is None else None,
+            source_cursor="" if by_prefix else None,
             alarm_at=now + self._timeout_ms,
             owner=owner,
             created_at=now,
             updated_at=now,
         )
-        job = await self._begin(job, existing, digest)
-        telemetry.event("intake.received", batch=job_id, run=job.run, files=len(files) if files is not None else "?")
-        if files is not None:
-            for first in range(0, len(files), PAGE):
-                page = files[first : first + PAGE]
-                await self._store.add_files(job.id, job.run, first, page, None, now + self._timeout_ms)
-            job = await self.finish(job, len(files), now)
-        return job, True
 
-    async def read_prefix(self, job: Job, now: int) -> Job:
+    async def _receive(self, job: Job, files: list[FileRef]) -> Job:
+        for first in range(0, len(files), PAGE):
+            await self._add(job, first, files[first : first + PAGE], None)
+        return await self.finish(job, len(files))
+
+    async def _add(self, job: Job, first: int, page: list[FileRef], cursor: str | None) -> None:
+        await self._store.add_files(job.id, job.run, first, page, cursor, self._clock.now() + self._timeout_ms)
+
+    async def read_prefix(self, job: Job) -> Job:
         """Read the keys under a prefix, from the durable cursor on, in the order of their keys."""
         wanted: str = job.message["r2_prefix"]
         found, cursor = job.files_total, job.source_cursor
@@ -84,15 +107,16 @@ class Intake:
             if not page:
                 break
             if found + len(page) > self._max_files:
-                return await self._fail(job, "too_many_files", f"More than {self._max_files} objects under it.", now)
-            await self._store.add_files(job.id, job.run, found, page, cursor, now + self._timeout_ms)
+                return await self._fail(job, "too_many_files", f"More than {self._max_files} objects under it.")
+            await self._add(job, found, page, cursor)
             found += len(page)
         if found == 0:
-            return await self._fail(job, EmptyBatch.code, f"No object under the prefix {wanted}.", now)
-        return await self.finish(job, found, now)
+            return await self._fail(job, EmptyBatch.code, f"No object under the prefix {wanted}.")
+        return await self.finish(job, found)
 
-    async def finish(self, job: Job, files_total: int, now: int) -> Job:
-        """The list is complete: make the tasks of the first phase, then queue the job."""
+    async def finish(self, job: Job, files_total: int) -> Job:
+        """The list is complete: make the tasks of the first phase, then queue the job. Raises Conflict."""
+        now = self._clock.now()
         total = await plan_tasks(self._store, job, 0)
         queued = msgspec.structs.replace(
             job, state=JobState.QUEUED, files_total=files_total, tasks_total=total, queued_at=now, alarm_at=now
@@ -111,7 +135,8 @@ class Intake:
             return existing
         return await self._store.recreate(job)
 
-    async def _fail(self, job: Job, code: str, error: str, now: int) -> Job:
+    async def _fail(self, job: Job, code: str, error: str) -> Job:
+        now = self._clock.now()
         failed = msgspec.structs.replace(
             job, state=JobState.FAILED, code=code, error=error, completed_at=now, alarm_at=None
         )

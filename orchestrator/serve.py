@@ -414,8 +414,7 @@ def role_of(process: psutil.Process) -> str:
 def main() -> None:
     """`python -m orchestrator.serve`: one run with the settings of the environment."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    settings = Settings.load(os.environ)
-    code = run(settings, dashboard=settings.dashboard)
+    code = run(Settings.load(os.environ))
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)  # Ray's own exit handlers would wait for a cluster that has ended

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from actors import telemetry
+from actors.clock import TimeSource
 from actors.errors import Fenced, Unavailable
 from actors.rules.batch import decide
 from actors.rules.effects import Answer, Decision, Effect, Policy, State
 from actors.rules.events import AlarmFired, CalledBack, Event, Loaded
+from actors.rules.flight import Flight
 from actors.rules.model import Job, Task
 from actors.rules.states import TERMINAL_JOBS
 from actors.rules.task import replace
@@ -34,12 +36,6 @@ LINGER_S: Final = 1.0
 
 T = TypeVar("T")
 Perform = Callable[[Job, Effect], Awaitable[Event | None]]
-
-
-class TimeSource(Protocol):
-    """Where the engine reads the time: milliseconds since 1970 UTC."""
-
-    def now(self) -> int: ...
 
 
 class Input:
@@ -85,7 +81,7 @@ class Durable:
         job, flying = await self._store.activate(self.job_id)
         grace = self._clock.now() + self._policy.task_timeout_ms
         in_flight = {t.task_id: replace(t, deadline_at=max(t.deadline_at or 0, grace)) for t in flying}
-        self.state = State(job=job, in_flight=in_flight)
+        self.state = State(job=job, in_flight=Flight(in_flight))
         self._busy_at = asyncio.get_running_loop().time()
         self._trust_epoch()
 
@@ -172,15 +168,14 @@ class Durable:
     async def _load(self, events: Sequence[Event]) -> Loaded:
         """Rows of tasks that are called back but not in memory: late, duplicate, or of an attempt given up."""
         state = self._state
-        ready = {task.task_id for task in state.ready}
         missing = [
-            event.task_id
-            for event in events
-            if isinstance(event, CalledBack) and event.task_id not in state.in_flight and event.task_id not in ready
+            event.task_id for event in events if isinstance(event, CalledBack) and event.task_id not in state.in_flight
         ]
+        if missing:
+            ready = {task.task_id for task in state.ready}
+            missing = [task_id for task_id in missing if task_id not in ready]
         rows: list[Task] = await self._patiently(lambda: self._store.tasks(self.job_id, missing)) if missing else []
-        phase = state.job.phase
-        return Loaded(tasks=tuple(row for row in rows if row.phase == phase))
+        return Loaded(tasks=tuple(rows))
 
     async def _refill(self, state: State) -> State:
         """Read the next page of pending tasks, if there may be one."""

@@ -11,7 +11,7 @@ import msgspec
 from actors import telemetry
 from actors.clock import TimeSource
 from actors.durable import Durable, Perform
-from actors.errors import BY_CODE, Conflict, InvalidInput, NotFound
+from actors.errors import BY_CODE, ArkeError, Conflict, InvalidInput, NotFound
 from actors.phases import all_phases
 from actors.rules.effects import Answer, Granted, Policy, Received, Refused
 from actors.rules.events import (
@@ -91,7 +91,7 @@ class Host:
         """The reply, or the error that is the reply."""
         try:
             return self._reply(durable.state.job, answer) if durable.state else NotFound()
-        except Exception as error:
+        except ArkeError as error:
             return error
 
     async def _one(self, request: dict[str, Any]) -> Any:

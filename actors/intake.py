@@ -166,7 +166,7 @@ def _decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
     else:
         try:
             message = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"The body is not valid JSON: {error}") from error
     if not isinstance(message, dict):
         raise InvalidInput("The body must be a JSON object.")

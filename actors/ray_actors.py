@@ -57,7 +57,7 @@ class Shell:
     def __init__(self, name: str, settings: Settings):
         self.name, self.settings = name, settings
         telemetry.configure(settings.log_level)
-        self._server: asyncio.Server | None = None
+        self._server: wire.Server | None = None
         self._opened = asyncio.get_running_loop().create_task(self._open_or_end())
 
     async def ready(self) -> int:

@@ -15,7 +15,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -51,13 +51,30 @@ def socket_path(run_dir: Path, actor_name: str) -> Path:
     return run_dir / f"{hashlib.sha256(actor_name.encode()).hexdigest()[:20]}.sock"
 
 
-async def serve(path: Path, handler: Handler) -> asyncio.Server:
+class Server:
+    """What listens at a path, and its connections."""
+
+    def __init__(self) -> None:
+        self.connections: set[_Served] = set()
+        self.listening: asyncio.Server | None = None
+
+    def close(self) -> None:
+        """Listen no more, and end the connections: each after the answers that it still has to get."""
+        if self.listening is not None:
+            self.listening.close()
+        for connection in list(self.connections):
+            connection.end()
+
+
+async def serve(path: Path, handler: Handler) -> Server:
     """Listen at `path`; a file that an earlier process left there is replaced without a gap.
 
     One list at a time of each connection; lists of different connections run side by side.
     """
+    server = Server()
     loop = asyncio.get_running_loop()
-    return await loop.create_unix_server(lambda: _Served(path.name, handler), sock=_bind(path))
+    server.listening = await loop.create_unix_server(lambda: _Served(server, path.name, handler), sock=_bind(path))
+    return server
 
 
 class _Frames(asyncio.Protocol):
@@ -69,8 +86,7 @@ class _Frames(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are of no class of asyncio
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
@@ -108,17 +124,30 @@ class _Frames(asyncio.Protocol):
 class _Served(_Frames):
     """A caller's connection: a list, its answers, the next list."""
 
-    def __init__(self, name: str, handler: Handler) -> None:
+    def __init__(self, server: Server, name: str, handler: Handler) -> None:
         super().__init__()
-        self._name, self._handler = name, handler
+        self._server, self._name, self._handler = server, name, handler
         self._answering: asyncio.Task[None] | None = None
+        self._ending = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the loop."""
+        super().connection_made(transport)
+        self._server.connections.add(self)
+
+    def end(self) -> None:
+        """Close the connection, now or after the answers to what is being handled."""
+        self._ending = True
+        if self._answering is None:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop. What is being handled goes on: it may be half done."""
+        self._server.connections.discard(self)
         _log.debug("connection at %s ended", self._name)
 
     def _go_on(self) -> None:
-        if self._answering is not None:
+        if self._answering is not None or self._ending:
             return
         try:
             body = self._frame()
@@ -136,6 +165,8 @@ class _Served(_Frames):
             self.close()
             raise
         self._answering = None
+        if self._ending:
+            self.close()
         self._go_on()
 
 
@@ -230,6 +261,10 @@ class _Link(_Frames):
         super().__init__()
         self._received, self._ended = received, ended
 
+    def eof_received(self) -> None:
+        """Called by the loop, which then closes the connection: known now, a step before it is closed."""
+        self._ended(self, "the connection has ended")
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         self._ended(self, str(exc) if exc else "the connection has ended")
@@ -305,7 +340,9 @@ class Client:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, link = await loop.create_unix_connection(lambda: _Link(self._received, self._ended), self._path)
+            _, link = await loop.create_unix_connection(
+                lambda: _Link(self._received, self._ended), os.fspath(self._path)
+            )
         except OSError as error:
             self._fail(str(error) or type(error).__name__)
             return

@@ -23,8 +23,21 @@ import psutil
 
 from actors import wire
 from bench.service import (
-    Broken, Fsyncs, Process, Service, callback_body, compiled, cpu_seconds, median, post, request, scratch, send,
-    settle, table, wait_for,
+    Broken,
+    Fsyncs,
+    Process,
+    Service,
+    callback_body,
+    compiled,
+    cpu_seconds,
+    median,
+    post,
+    request,
+    scratch,
+    send,
+    settle,
+    table,
+    wait_for,
 )  # fmt: skip
 
 TAKEN_AT_ONCE: Final = 256
@@ -83,7 +96,7 @@ class Bench:
             return self._measure("floor", port, requests, [process])
 
     def _measure(self, who: str, port: int, requests: list[bytes], processes: list[psutil.Process]) -> Measured:
-        fsyncs, cpu = self.fsyncs.count(who), cpu_seconds(processes)
+        fsyncs, cpu = self.fsyncs.count(who), {process: cpu_seconds([process]) for process in processes}
         result = send(self.program, port, requests, self.folder)
         count = len(requests)
         return Measured(
@@ -91,7 +104,7 @@ class Bench:
             p50_ms=result["p50_ms"],
             p99_ms=result["p99_ms"],
             fsyncs=(self.fsyncs.count(who) - fsyncs) / count,
-            cpu_s=(cpu_seconds(processes) - cpu) / count * 1000,
+            cpu_s=sum(cpu_seconds([one]) - before for one, before in cpu.items() if one.is_running()) / count * 1000,
         )
 
     async def _take(self, names: list[str]) -> list[list[bytes]]:

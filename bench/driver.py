@@ -1,6 +1,6 @@
 """The process that holds Ray, for measurements: the service, or Ray and Serve with an empty application.
 
-    python -m bench.driver service|empty DATA_DIR PORT       settings else as usual from the environment
+python -m bench.driver service|empty DATA_DIR PORT       settings else as usual from the environment
 """
 
 import logging

@@ -70,7 +70,7 @@ async def first_spawn(service: Service, client: httpx.AsyncClient, fleet: wire.C
 async def _ended(client: httpx.AsyncClient, batch: str) -> None:
     """Wait for its end: it fails at once, since its object is missing."""
     async with asyncio.timeout(60):
-        while (await client.get(f"/status/{batch}")).json()["state"] not in ("done", "failed"):
+        while (await client.get(f"/status/{batch}")).json()["state"] not in ("done", "failed"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

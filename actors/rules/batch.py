@@ -40,6 +40,7 @@ from actors.rules.events import (
     WasReset,
     WorkTaken,
 )  # fmt: skip
+from actors.rules.flight import Flight
 from actors.rules.model import Job, PhaseCount, Task
 from actors.rules.states import JOB_MOVES, TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, TaskStatus
 from actors.rules.task import ImpossibleMove, replace
@@ -59,7 +60,7 @@ class Draft:
 
     def __init__(self, state: State, policy: Policy, now: int, rng: Rng):
         self.job = state.job
-        self.in_flight = dict(state.in_flight)
+        self.in_flight = Flight(state.in_flight)
         self.ready = list(state.ready)
         self.next_due = state.next_due
         self.announced = state.announced
@@ -303,6 +304,7 @@ def _retried(d: Draft, _: Retried) -> Answer:
         tasks_completed=0,
         tasks_failed=0,
         tasks_in_flight=0,
+        placement=None,  # given back by the commit (`rerun`): the new run is admitted like any other
         error=None,
         code=None,
         refused_since=None,
@@ -314,7 +316,7 @@ def _retried(d: Draft, _: Retried) -> Answer:
         started_at=None,
         completed_at=None,
     )
-    d.ready, d.next_due, d.in_flight = [], None, {}
+    d.ready, d.next_due, d.in_flight = [], None, Flight()
     return None
 
 

@@ -1,5 +1,6 @@
 """What may be asked of the world, and the shape of a decision."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -91,7 +92,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """What a job's loop holds in memory: its row, the tasks in flight, and a page of those ready to be taken."""
 
     job: Job
-    in_flight: dict[str, Task] = {}  # by task_id
+    in_flight: Mapping[str, Task] = {}  # by task_id
     ready: tuple[Task, ...] = ()  # pending, in the order they will be taken
     next_due: int | None = None  # when the first task in backoff may be taken
     announced: int = 0  # the demand the fleet was last told

@@ -36,7 +36,7 @@ async def read(objects: Objects, key: str) -> list[FileRef]:
 def _parse(raw: bytes) -> list[FileRef]:
     try:
         manifest: Any = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"The manifest is not valid JSON: {error}", field=FIELD) from error
     directories = manifest.get("directories") if isinstance(manifest, dict) else None
     if not isinstance(directories, list):

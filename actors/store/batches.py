@@ -93,7 +93,7 @@ _COUNT_OWN_ACTORS = Sql(
 _PLACE = Sql(
     update(jobs)
     .where(jobs.c.id == bindparam("key_id"))
-    .values(placement=bindparam("place"), alarm_at=bindparam("alarm"))
+    .values(placement=bindparam("place"), alarm_at=bindparam("alarm"), epoch=jobs.c.epoch + 1, seq=0)
 )
 _UNPLACE = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(placement=null()))
 _ACTIVATE = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(epoch=jobs.c.epoch + 1, seq=0))
@@ -264,7 +264,10 @@ def queue(db: Db, request: dict[str, Any]) -> None:
 
 
 def admit(db: Db, request: dict[str, Any]) -> str | None:
-    """Give the job its place, once. None: it has to wait for a slot."""
+    """Give the job its place, once. None: it has to wait for a slot.
+
+    The epoch is raised: an activation from before, which knows no place, writes nothing more.
+    """
     job = _find(db, request["job_id"])
     if job.placement is not None:
         return job.placement

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 
 from orchestrator.cli.samples import write_samples
-from tests.acceptance.service import ROOT, Service, eventually
+from tests.acceptance.service import Service, eventually
 from tests.stand_ins.receiver import Receiver
 
 TRACKING = {"root_pi": "01KAHTV88C21B76TF9DCV3AEPP", "node_pis": {"/": "01KA"}, "node_tips": {}, "node_versions": {}}

@@ -122,7 +122,9 @@ class Book:
         missing = {
             event.task_id
             for event in events
-            if isinstance(event, CalledBack) and event.task_id not in self.state.in_flight | dict.fromkeys(ready)
+            if isinstance(event, CalledBack)
+            and event.task_id not in self.state.in_flight
+            and event.task_id not in ready
         }
         phase = self.state.job.phase
         return Loaded(tasks=tuple(row for row in self.rows.values() if row.task_id in missing and row.phase == phase))
@@ -153,6 +155,7 @@ class Book:
             )
         if decision.rerun:
             self._rerun(job)
+            self.row = replace(self.row, placement=None)
         if decision.fail_pending is not None:
             self._fail_pending(decision.fail_pending)
 
@@ -226,6 +229,12 @@ class Book:
         for task in planned(self.row.id, phase, count, self.row.run):
             self.rows.setdefault((task.phase, task.n), task)
         return self.turn(PhasePlanned(phase=phase, tasks_total=count))
+
+    def admit(self) -> "Book":
+        """A place is given by the store, to the row only; the next activation sees it."""
+        self.row = replace(self.row, placement="batch:b", alarm_at=self.now)
+        self.activate()
+        return self
 
     def running(self) -> "Book":
         """Past the first alarm: the job runs and the fleet was told."""

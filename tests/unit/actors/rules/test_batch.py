@@ -520,18 +520,19 @@ def test_retry_opens_a_run_with_its_own_counters() -> None:
     book = failed_and_retried()
     assert (book.job.state, book.job.run, book.counters) == (JobState.QUEUED, 2, (2, 0, 0))
     assert book.job.history == (PhaseCount("TIFF_CONVERSION", 1, 3, 1, 2),)
-    book.alarm()
+    book.admit().running()
     assert [(task.n, task.run, task.attempt, task.tries) for task in book.take("m-3", free=9)] == [
         (1, 2, 1, 1),
         (2, 2, 1, 1),
     ]
 
 
-def test_retry_keeps_its_place_and_runs() -> None:
-    """A place is given once: the new run starts with the next alarm and can be finished."""
+def test_retry_gives_its_place_back_and_is_admitted_again() -> None:
+    """The new run waits for a place like any other batch; with one it runs and can be finished."""
     book = failed_and_retried()
-    assert (book.job.placement, book.job.alarm_at) == ("batch:b", book.now)
-    book.running().take("m-3", free=2)
+    book.alarm()
+    assert (book.job.state, book.job.placement) == (JobState.QUEUED, None)
+    book.admit().running().take("m-3", free=2)
     book.callback(1)
     book.callback(2)
     assert (book.job.state, book.counters) == (JobState.DONE, (2, 2, 0))
@@ -643,7 +644,7 @@ def test_the_delivery_of_an_earlier_run_does_not_end_this_one() -> None:
     book = working(policy=DELIVERS)
     book.callback(status="error", retryable=False)
     book.retry()
-    book.running().take("m-2")
+    book.admit().running().take("m-2")
     book.callback(attempt=1)
     book.delivery("delivered", run=1)
     assert (book.job.delivery, book.job.delivered_runs) == (Delivery.PENDING, 0)
@@ -703,7 +704,7 @@ def test_a_plan_made_for_an_earlier_run_is_not_followed() -> None:
     book = Book(1, phases=TWO_PHASES).running()
     book.cancel()
     book.retry()
-    book.running()
+    book.admit().running()
     book.turn(PhasePlanned(phase=1, tasks_total=0))
     assert (book.job.phase, book.counters) == (0, (1, 0, 0))
 

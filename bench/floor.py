@@ -1,10 +1,11 @@
 """The floor: what a callback costs where nothing but HTTP and SQLite is in its way.
 
 uvicorn and SQLite (WAL, synchronous=FULL) with group commit in one process: each callback updates its
-task's row and its batch's, is answered after COMMIT, and what gathers meanwhile is the next group. No Ray,
+task's row and its batch's, and is answered after COMMIT. What arrives in one turn of the event loop is a
+group; `thread` commits on a thread instead, so that what arrives during a commit is the next group. No Ray,
 no signatures, no rules, no recovery, no other processes.
 
-    python -m bench.floor PORT FILE BATCHES TASKS
+    python -m bench.floor PORT FILE BATCHES TASKS [thread]
 """
 
 import asyncio
@@ -47,10 +48,10 @@ class Report(msgspec.Struct):
 class Floor:
     """The ASGI application."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_thread: bool) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA synchronous=FULL")
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._thread = ThreadPoolExecutor(max_workers=1) if on_thread else None
         self._waiting: list[tuple[Report, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -82,7 +83,11 @@ class Floor:
         loop = asyncio.get_running_loop()
         while self._waiting:
             group, self._waiting = self._waiting, []
-            await loop.run_in_executor(self._thread, self._commit, [report for report, _ in group])
+            reports = [report for report, _ in group]
+            if self._thread is None:
+                self._commit(reports)
+            else:
+                await loop.run_in_executor(self._thread, self._commit, reports)
             for _, kept in group:
                 if not kept.done():
                     kept.set_result(None)
@@ -129,7 +134,7 @@ def main() -> None:
     port, path, batches, tasks = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     fill(path, batches, tasks)
     uvicorn.run(
-        Floor(path), host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning",
+        Floor(path, on_thread=sys.argv[5:] == ["thread"]), host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning",
         access_log=False, lifespan="off",
     )  # fmt: skip
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -672,19 +671,3 @@ def test_no_question_scans_or_sorts(tmp_path: Path) -> None:
             if name not in sorts_few:
                 assert "TEMP B-TREE FOR ORDER BY" not in found, (name, found)
     db.close()
-
-
-async def test_speed_of_turns(tmp_path: Path) -> None:
-    """Turns of 64 tasks of one job write more than 8,000 tasks/s, fsync included."""
-    world = World(tmp_path / "arke.db", inline=False)
-    job = await world.running(3200)
-    done = [a_task(n, status=TaskStatus.COMPLETED, performance={"total_time_ms": 5}) for n in range(3200)]
-    turns = [
-        {"op": "commit", "commit": msgspec.msgpack.encode(Commit(change(job, seq=seq), done[seq * 64 - 64 : seq * 64]))}
-        for seq in range(1, 51)
-    ]
-    began = time.perf_counter()
-    for turn in turns:
-        assert await world.writer.put([turn]) == [None]
-    assert 3200 / (time.perf_counter() - began) > 8_000
-    await world.close()

@@ -41,9 +41,11 @@ def _shared(receiver: Receiver) -> Iterator[Service]:
 @pytest.fixture
 def service(_shared: Service) -> Service:
     """The running service. What a test before has left in pieces is started again, so that one failure stays one."""
-    if _shared.roles_missing():
+    if not _shared.runs():
+        _shared.start()
+    elif _shared.roles_missing():
         try:
-            _shared.settle()
+            _shared.settle(20)
         except AssertionError:
             _shared.kill_everything()
             _shared.start()

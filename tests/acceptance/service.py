@@ -100,7 +100,8 @@ class Service:
         """SIGKILL to each process of it, the supervisor first, so that nobody starts anything again."""
         assert self._process is not None
         processes = self.processes()
-        for process in (psutil.Process(self._process.pid), *processes):
+        self._process.kill()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait(10)
@@ -114,6 +115,10 @@ class Service:
         self.http.close()
         shutil.rmtree(self.data_dir, ignore_errors=True)
         shutil.rmtree(self.settings.run_dir, ignore_errors=True)
+
+    def runs(self) -> bool:
+        """Whether the supervisor lives."""
+        return not self._ended()
 
     def has_said(self, words: str) -> bool:
         """Whether a line with these words was printed."""

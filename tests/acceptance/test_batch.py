@@ -143,7 +143,6 @@ def test_hundred_thousand_files_in_one_request(service: Service) -> None:
     status = service.status("large")
     assert (status["status"], status["code"], status["error"]) == ("ERROR", "cancelled", "Cancelled: enough")
     assert status["progress"]["tasks_completed"] + status["progress"]["tasks_failed"] == number
-    sys.stdout.write(f"100,000 files: created in {took_s:.1f} s, actor {memory_mb:.0f} MB\n")
 
 
 def test_front_that_dies_during_intake_has_lost_nothing(service: Service) -> None:
@@ -153,17 +152,15 @@ def test_front_that_dies_during_intake_has_lost_nothing(service: Service) -> Non
     entries = ",".join(f'{{"r2_key":{key},"logical_path":{key},"file_name":{key},"file_size":1}}' for key in keys)
     service.put("cut/_manifest.json", f'{{"directories":[{{"files":[{entries}]}}]}}'.encode())
     body = '{"batch_id":"cut","manifest_r2_key":"cut/_manifest.json"}'
-    request = subprocess.Popen(
-        [sys.executable, "-c", _POST, f"{service.url}/batches", body], stdout=subprocess.PIPE, text=True
-    )
+    request = subprocess.Popen([sys.executable, "-c", _POST, f"{service.url}/batches", body], stderr=subprocess.DEVNULL)
     eventually(lambda: service.http.get("/status/cut").status_code == 200, "intake has begun")
     for pid in service.pids("ServeReplica:arke:front"):
         os.kill(pid, signal.SIGKILL)
-    request.communicate(timeout=60)
+    request.wait(60)
     service.settle()
     answer = service.http.post("/batches", content=body)
     assert answer.status_code in (200, 202), answer.text
     assert service.until_over("cut")["files_total"] == number
 
 
-_POST = "import sys, httpx; print(httpx.post(sys.argv[1], content=sys.argv[2], timeout=60).status_code)"
+_POST = "import sys, httpx; httpx.post(sys.argv[1], content=sys.argv[2], timeout=60)"

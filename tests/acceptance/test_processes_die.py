@@ -122,6 +122,7 @@ def everything_ended(service: Service) -> Iterator[None]:
 def kill(service: Service, batch: str, victim: Victim) -> int:
     """SIGKILL while the batch runs."""
     pid = eventually(lambda: victim(service, batch), "the process to be killed runs")
+    assert service.completed(batch) < FILES, "the batch was over before anything was killed"
     os.kill(pid, signal.SIGKILL)
     return pid
 

@@ -221,7 +221,7 @@ class Engine:
         if job.state is JobState.QUEUED:
             await self._directory.admit(job, self._clock.now())
         elif job.state is JobState.RECEIVING and job.source_cursor is not None:
-            await self._directory.call(job.id, {"op": "activate"})
+            self._directory.wake(job.id)
         return job, began
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:

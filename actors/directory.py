@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from actors import wire
+from actors import telemetry, wire
 from actors.errors import ArkeError, NotFound, Unavailable
 from actors.rules.model import Job
 from actors.rules.states import TERMINAL_JOBS
@@ -40,6 +40,7 @@ class Directory:
         self._clients: dict[str, wire.Client] = {}
         self._placements: dict[str, str] = {}
         self._ensuring: dict[str, asyncio.Task[None]] = {}
+        self._waking: set[asyncio.Task[None]] = set()
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
         """Have the owner of the job handle `request`; answered after its commit.
@@ -56,20 +57,30 @@ class Directory:
             return await self._call_until(_always("fleet"), request, own_connection=True)
         return await self._call_until(_always("fleet"), request)
 
-    async def activate(self, job: Job) -> None:
-        """Wake the job's actor: its alarm is overdue, or it was admitted."""
-        await self.call(job.id, {"op": "activate"})
-
     async def admit(self, job: Job, now: int) -> bool:
-        """Give a queued job its place, if there is one free, and wake it."""
+        """Give a queued job its place, if there is one free. It is woken in the background: the place is on disk,
+        so that whoever created the job need not wait for a process to start, and `wake` repeats what fails.
+        """
         placement = await self._store.admit(
             job.id, max_active=self._max_active, small_tasks=self._small_tasks, shared_hosts=self._hosts, now=now
         )
         if placement is None:
             return False
         self._remember(job.id, placement)
-        await self.call(job.id, {"op": "activate"})
+        self.wake(job.id)
         return True
+
+    def wake(self, job_id: str) -> None:
+        """Activate a job without waiting for it."""
+        waking = asyncio.get_running_loop().create_task(self._wake(job_id))
+        self._waking.add(waking)
+        waking.add_done_callback(self._waking.discard)
+
+    async def _wake(self, job_id: str) -> None:
+        try:
+            await self.call(job_id, {"op": "activate"})
+        except (ArkeError, OSError) as error:
+            telemetry.event("job.not_woken", batch=job_id, why=type(error).__name__)
 
     async def ensure(self, actor: str) -> None:
         """Make sure that an actor runs, once however many ask at the same time."""

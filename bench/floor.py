@@ -133,10 +133,17 @@ def main() -> None:
     """Fill the file and serve until SIGTERM."""
     port, path, batches, tasks = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     fill(path, batches, tasks)
+    application = Floor(path, on_thread=sys.argv[5:] == ["thread"])
     uvicorn.run(
-        Floor(path, on_thread=sys.argv[5:] == ["thread"]), host="127.0.0.1", port=port, loop="uvloop", http="httptools", log_level="warning",
-        access_log=False, lifespan="off",
-    )  # fmt: skip
+        application,
+        host="127.0.0.1",
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+    )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from bench.service import WORKER_KEY, Broken, Service, median, scratch, table, w
 LOOK_EVERY_S: Final = 0.002
 WITHIN_S: Final = 30.0
 CALLERS: Final = 16
+TRIES: Final = 20
 WORKERS: Final = 8
 TASKS_AT_ONCE: Final = 64
 OWN_LIMIT_S: Final = 0.6
@@ -98,25 +99,42 @@ async def worker(client: httpx.AsyncClient, name: str, done: asyncio.Event, coun
         if done.is_set():
             return
         wish = {"machine": name, "claim": f"{name}-{number}", "kinds": ["tiff"], "free": TASKS_AT_ONCE, "wait_ms": 500}
-        answer = await client.post("/machines/claim", json=wish, headers=headers)
+        answer = await patient_post(client, "/machines/claim", counts, json=wish, headers=headers)
         counts[f"claim {answer.status_code}"] += 1
         if answer.status_code == 200:
             await asyncio.gather(*(report(client, env, counts) for env in answer.json()["tasks"]))
+
+
+async def patient_post(client: httpx.AsyncClient, path: str, counts: collections.Counter[str], **more: Any) -> Any:
+    """POST as a worker does: a connection that broke is no answer, and all that is posted here may be repeated."""
+    for _ in range(TRIES):
+        try:
+            answer = await client.post(path, **more)
+        except httpx.TransportError as error:
+            counts[f"{path.split('/')[1]} {type(error).__name__}"] += 1
+            await asyncio.sleep(0.05)
+            continue
+        if answer.status_code < 500:
+            return answer
+        counts[f"{path.split('/')[1]} {answer.status_code}"] += 1
+        await asyncio.sleep(0.05)
+    raise Broken(f"POST {path}: no answer in {TRIES} tries; {dict(counts)}")
 
 
 async def report(client: httpx.AsyncClient, env: dict[str, str], counts: collections.Counter[str]) -> None:
     """The callback of one task."""
     result = {"task_id": env["TASK_ID"], "batch_id": env["BATCH_ID"], "status": "success",
               "output_r2_key": env["OUTPUT_R2_KEY"], "output_file_name": "p.jpg", "output_file_size": 1}  # fmt: skip
-    answer = await client.post(env["CALLBACK_URL"], json=result)
+    path = "/" + env["CALLBACK_URL"].split("/", 3)[3]
+    answer = await patient_post(client, path, counts, json=result)
     counts[f"callback {answer.status_code}"] += 1
 
 
-async def create(client: httpx.AsyncClient, names: Iterator[str]) -> None:
+async def create(client: httpx.AsyncClient, names: Iterator[str], counts: collections.Counter[str]) -> None:
     """One caller: the next batch, until there are none."""
     for name in names:
-        answer = await client.post("/batches", json=body(name))
-        if answer.status_code != 202:
+        answer = await patient_post(client, "/batches", counts, json=body(name))
+        if answer.status_code not in (200, 202):  # 200: repeated
             raise Broken(f"POST /batches: {answer.status_code} {answer.text}")
 
 
@@ -129,7 +147,7 @@ async def thousand(service: Service, batches: int, folder: Path) -> dict[str, An
         hired = [asyncio.create_task(worker(workers, f"bench-{n}", done, counts)) for n in range(WORKERS)]
         names = iter([f"small-{n}" for n in range(batches)])
         begun = time.monotonic()
-        creating = asyncio.gather(*(create(client, names) for _ in range(CALLERS)))
+        creating = asyncio.gather(*(create(client, names, counts) for _ in range(CALLERS)))
         await creating
         created = time.monotonic() - begun
         try:

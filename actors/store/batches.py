@@ -20,6 +20,10 @@ from worker.contract import FileRef
 
 REMOVED_AT_ONCE: Final = 20_000  # rows of one request of `remove`: about 0.1 s of the writer's time
 
+BURST_MS: Final = 10_000
+BURST_SHARE: Final = 4
+"""Of MAX_ACTIVE_BATCHES, small jobs get a quarter as own actors within BURST_MS; the others of them share."""
+
 OWN_ACTOR: Final = "batch:"
 SHARED_ACTOR: Final = "batches:"
 _OPEN_STATES: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
@@ -86,6 +90,16 @@ _COUNT_OWN_ACTORS = Sql(
     .select_from(jobs)
     .where(
         one_of(jobs.c.state, _OPEN_STATES),
+        jobs.c.placement >= OWN_ACTOR,
+        jobs.c.placement < OWN_ACTOR[:-1] + chr(ord(OWN_ACTOR[-1]) + 1),
+    )
+)
+_COUNT_NEW_OWN_ACTORS = Sql(
+    select(func.count())
+    .select_from(jobs)
+    .where(
+        one_of(jobs.c.state, sorted(state.value for state in JobState)),  # all: so that the index is used
+        jobs.c.created_at >= bindparam("since"),
         jobs.c.placement >= OWN_ACTOR,
         jobs.c.placement < OWN_ACTOR[:-1] + chr(ord(OWN_ACTOR[-1]) + 1),
     )
@@ -271,16 +285,30 @@ def admit(db: Db, request: dict[str, Any]) -> str | None:
     job = _find(db, request["job_id"])
     if job.placement is not None:
         return job.placement
-    counted = db.row(_COUNT_OWN_ACTORS, {})
-    if counted is not None and counted[0] < request["max_active"]:
+    most, is_small = request["max_active"], job.tasks_total <= request["small_tasks"]
+    if _count(db, _COUNT_OWN_ACTORS) < most and not (is_small and _is_burst(db, most, request["now"])):
         place = OWN_ACTOR + job.id
-    elif job.tasks_total <= request["small_tasks"]:
+    elif is_small:
         place = f"{SHARED_ACTOR}{zlib.crc32(job.id.encode()) % request['shared_hosts']}"
     else:
         return None
     alarm = job.alarm_at if job.state in TERMINAL_JOBS else request["now"]
     db.run(_PLACE, {"key_id": job.id, "place": place, "alarm": alarm})
     return place
+
+
+def _is_burst(db: Db, most: int, now: int) -> bool:
+    """Whether so many actors were given out lately that a small job had better share one.
+
+    A small job is over in less time than its process takes to start (half a second of processor), so that its
+    slot is free again at once: without this bound a burst of small jobs would start one process after the other.
+    """
+    return _count(db, _COUNT_NEW_OWN_ACTORS, since=now - BURST_MS) >= max(1, most // BURST_SHARE)
+
+
+def _count(db: Db, question: Sql, **values: int) -> int:
+    row = db.row(question, values)
+    return int(row[0]) if row is not None else 0
 
 
 def activate(db: Db, request: dict[str, Any]) -> bytes:

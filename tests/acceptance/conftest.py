@@ -1,7 +1,7 @@
 """One service for all acceptance tests, as users run it; each test gets it whole."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.acceptance)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With a failure, show what the service said and logged: its folder is deleted at the end."""
+    report = yield
+    used = getattr(item, "funcargs", {}).get("service")
+    if report.failed and isinstance(used, Service):
+        report.sections.append(("arke serve", used.last_words()))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ class Service:
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         eventually(lambda: self.has_said("Ready at") or self._ended(), "the service is ready", START_S)
-        assert not self._ended(), self.said
+        assert not self._ended(), self.last_words()
 
     def stop(self) -> float:
         """SIGTERM; returns how many seconds the end took."""
@@ -123,6 +123,14 @@ class Service:
     def has_said(self, words: str) -> bool:
         """Whether a line with these words was printed."""
         return any(words in line for line in list(self.said))
+
+    def last_words(self) -> str:
+        """For people: what it printed, the end of its log, and the ends of the logs of its actors."""
+        logs = [self.data_dir / "logs" / "serve.log"]
+        logs += sorted(self.settings.run_dir.glob("r/session_latest/logs/worker-*.err"))
+        ends = [f"{path.name}\n{text[-2500:]}" for path in logs if path.exists() and len(text := path.read_text()) > 80]
+        missing = self.roles_missing() if self.runs() else "the supervisor"
+        return "\n\n".join(["\n".join(self.said), f"missing: {missing}", *ends])
 
     @contextlib.contextmanager
     def next_line(self, words: str) -> Iterator[None]:

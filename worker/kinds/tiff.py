@@ -138,9 +138,9 @@ def _finish(image: Any, target: Path, options: Options, notes: list[str]) -> Con
         try:
             size = jpeg.encode(image, target)
         except Exception:
-            if options.cancelled.is_set():
-                raise Cancelled("the task is no longer wanted") from None
+            _check_wanted(options.cancelled)
             raise
+        _check_wanted(options.cancelled)  # libvips does not look as often as to notice in a small picture
     return Converted(size=size, width=image.width, height=image.height, pages=pages, notes=tuple(notes))
 
 
@@ -259,6 +259,11 @@ def _stop_when(image: Any, cancelled: threading.Event) -> None:
 
     image.set_progress(True)
     image.signal_connect("eval", look)
+
+
+def _check_wanted(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise Cancelled("the task is no longer wanted") from None
 
 
 @contextmanager

@@ -146,6 +146,8 @@ def _haproxy_environment(run_dir: Path, haproxy: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # Its access log goes nowhere: by default to whoever listens on UDP port 514, from a socket on all interfaces.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "log"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
         # Callbacks may be repeated, and creations and claims are idempotent.

@@ -43,7 +43,7 @@ STANDING: Final[Mapping[str, int]] = {
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, within_s: float = PATIENCE_S) -> T:
+def eventually(look: Callable[[], T | None], what: str, within_s: float = PATIENCE_S) -> T:
     """What `look` gives as soon as it is true. Asks again every 50 ms; fails, naming `what`, when time is over."""
     deadline = time.monotonic() + within_s
     pause = threading.Event()
@@ -176,7 +176,7 @@ class Service:
             # The socket was bound under a draft name that ends in the pid, then renamed.
             bound = str(path.with_suffix(f".{process.pid}"))
             with contextlib.suppress(psutil.Error):
-                if any(connection.laddr == bound for connection in process.net_connections("unix")):
+                if any(str(connection.laddr) == bound for connection in process.net_connections("unix")):
                     return process.pid
         return None
 

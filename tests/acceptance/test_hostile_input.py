@@ -197,7 +197,8 @@ def test_claim_needs_its_token(service: Service) -> None:
         refused(answer, 401, "unauthorized", "", service)
     own = {"Authorization": f"Bearer {machine_token(secret, 'm-9-9')}"}
     refused(service.http.post("/machines/claim", json=claim, headers=own), 410, "retired", "exit", service)
-    for change in ({"free": 0}, {"wait_ms": -1}, {"kinds": []}, {"claim": ""}, {"free": "two"}):
+    changes: tuple[dict[str, Any], ...] = ({"free": 0}, {"wait_ms": -1}, {"kinds": []}, {"claim": ""}, {"free": "two"})
+    for change in changes:
         answer = service.http.post("/machines/claim", json={**claim, **change}, headers=own)
         assert refused(answer, 400, "invalid_input", "", service)["field"] == next(iter(change))
 

@@ -95,7 +95,12 @@ def intake(settings: Settings, opened: Store, clock: Clock) -> Intake:
 
 
 def host(
-    settings: Settings, opened: Store, way: Directory, clock: Clock, on_idle: Callable[[], None] | None = None
+    name: str,
+    settings: Settings,
+    opened: Store,
+    way: Directory,
+    clock: Clock,
+    on_idle: Callable[[], None] | None = None,
 ) -> Host:
     """What runs the loops of jobs in one process."""
     channel = FinalCallback(settings.worker_url, opened) if settings.worker_url else None
@@ -107,6 +112,7 @@ def host(
             await way.admit(queued, clock.now())
 
     return Host(
+        name=name,
         store=opened,
         perform=Performer(store=opened, call_fleet=way.fleet, channel=channel),
         policy=policy(settings),

@@ -11,7 +11,7 @@ import msgspec
 from actors import telemetry
 from actors.clock import TimeSource
 from actors.durable import Durable, Perform
-from actors.errors import BY_CODE, ArkeError, Conflict, InvalidInput, NotFound
+from actors.errors import BY_CODE, ArkeError, Conflict, InvalidInput, NotFound, Unavailable
 from actors.phases import all_phases
 from actors.rules.effects import Answer, Granted, Policy, Received, Refused
 from actors.rules.events import (
@@ -25,7 +25,7 @@ from actors.rules.events import (
     WorkTaken,
 )  # fmt: skip
 from actors.rules.model import Job, Task
-from actors.rules.states import JobState
+from actors.rules.states import TERMINAL_JOBS, JobState
 from actors.signing import sign_task
 from actors.store import Store
 
@@ -47,6 +47,7 @@ class Host:
     def __init__(
         self,
         *,
+        name: str,
         store: Store,
         perform: Perform,
         policy: Policy,
@@ -58,6 +59,7 @@ class Host:
         continue_intake: ContinueIntake | None = None,
         on_idle: Callable[[], None] | None = None,
     ):
+        self._name = name
         self._store, self._perform, self._policy, self._clock, self._rng = store, perform, policy, clock, rng
         self._callback_base, self._secret = callback_base.rstrip("/"), secret
         self._hibernate_after_ms = hibernate_after_ms
@@ -120,6 +122,7 @@ class Host:
             raise
 
     async def _activate(self, job_id: str) -> Durable:
+        await self._check_place(job_id)
         durable = Durable(
             job_id,
             store=self._store,
@@ -134,6 +137,12 @@ class Host:
         self._loops.add(loop)
         loop.add_done_callback(self._loops.discard)
         return durable
+
+    async def _check_place(self, job_id: str) -> None:
+        """Refuse a job that lives elsewhere: the caller remembered where an earlier run was, and will look again."""
+        row = await self._store.job(job_id)
+        if row is not None and row.state not in TERMINAL_JOBS and row.placement not in (None, self._name):
+            raise Unavailable(retry_after_s=1)
 
     async def _run(self, durable: Durable) -> None:
         try:

@@ -104,7 +104,7 @@ class HostActor(Shell):
         self._leaving: asyncio.Task[None] | None = None
         opened, way = self._connect()
         own = self.name.startswith("batch:")
-        host = assembly.host(self.settings, opened, way, Clock(), self._leave if own else None)
+        host = assembly.host(self.name, self.settings, opened, way, Clock(), self._leave if own else None)
         await self._listen(host.handle)
 
     def _leave(self) -> None:

@@ -52,8 +52,9 @@ class World:
             default_phases=("TIFF_CONVERSION",),
         )
 
-    def host(self) -> Host:
+    def host(self, name: str = "batch:b") -> Host:
         return Host(
+            name=name,
             store=self.store,
             perform=Performer(store=self.store, call_fleet=self.fleet, channel=None),
             policy=Policy(),
@@ -306,3 +307,13 @@ async def test_the_same_body_twice_at_once_is_one_batch(world: World) -> None:
     answers = await asyncio.gather(*(world.intake.create(body) for _ in range(3)))
     assert {(job.id, job.files_total, job.tasks_total) for job, _ in answers} == {("b", 1500, 1500)}
     assert (await world.counted())["pending"] == 1500
+
+
+async def test_a_host_refuses_a_job_that_lives_elsewhere(world: World) -> None:
+    """A caller that remembers the place of an earlier run does not pull the job away from its actor."""
+    await world.running(1, world.host())
+    with pytest.raises(Unavailable):
+        await one(world.host("batches:0"), taking("m"))
+    job = await world.store.job("b")
+    assert job is not None
+    assert job.tasks_in_flight == 0

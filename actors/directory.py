@@ -137,11 +137,7 @@ class Directory:
 
     async def _send(self, actor: str, request: dict[str, Any], own_connection: bool) -> Any:
         if own_connection:
-            client = wire.Client(wire.socket_path(self._run_dir, actor))
-            try:
-                return await client.call(request)
-            finally:
-                await client.close()
+            return await wire.call_once(wire.socket_path(self._run_dir, actor), request)
         known = self._clients.get(actor)
         if known is None:
             known = self._clients[actor] = wire.Client(wire.socket_path(self._run_dir, actor))

@@ -23,7 +23,7 @@ class Performer:
         self._store, self._call_fleet, self._channel = store, call_fleet, channel
 
     async def __call__(self, job: Job, effect: Effect) -> Event | None:
-        """Perform one effect. Raises nothing that a later alarm does not mend."""
+        """Perform one effect. Its result is the next event, if there is one."""
         match effect:
             case Announce(want=want):
                 kind = all_phases()[job.phases[job.phase]].kind
@@ -47,7 +47,11 @@ class Performer:
         return None
 
     async def _tell_fleet(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The fleet's answer; empty when it did not answer in time, which the next alarm mends."""
+        """The fleet's answer; empty when it did not answer within the directory's patience.
+
+        A demand is told again by the next alarm. A machine that was not destroyed learns from the answer to its
+        next sign of life that its task is no longer wanted.
+        """
         try:
             answer: dict[str, Any] = await self._call_fleet(request)
         except (ArkeError, ConnectionError) as error:

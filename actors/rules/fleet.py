@@ -131,12 +131,6 @@ def after_restart(machine: Machine) -> Literal["give_back", "inspect", "destroy"
     return "keep"
 
 
-def missing(machines: Iterable[Machine], listed: Collection[Found]) -> list[Machine]:
-    """The RUNNING machines that the provider does not list."""
-    known = {found.provider_id for found in listed}
-    return [m for m in machines if m.state is MachineState.RUNNING and m.provider_id not in known]
-
-
 def orphans(
     machines: Iterable[Machine], listed: Collection[Found], first_seen: Mapping[str, int], *, now: int, patience_ms: int
 ) -> tuple[dict[str, int], list[str]]:

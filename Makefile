@@ -54,6 +54,8 @@ layering: setup ## the import contracts of pyproject.toml
 docs: setup ## write the pages that are made from the code
 	@$(BIN)/arke settings --page > docs/reference/settings.md.new
 	@mv docs/reference/settings.md.new docs/reference/settings.md
+	@$(BIN)/python -m tests.corpus.page > docs/reference/tiff.md.new
+	@mv docs/reference/tiff.md.new docs/reference/tiff.md
 
 soak: setup ## the tests that run for minutes
 	@$(if $(DATA),ARKE_TEST_DATA=$(DATA)) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

@@ -5,6 +5,7 @@ says what would do, so that a retry can ask for a larger machine.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,17 @@ MAX_PIXELS = 268_402_689
 MAX_SIDE = 65_535
 """The limit of JPEG, pixels."""
 BYTES_PER_PIXEL = 7.5
-BASE_BYTES = 64 * 1024 * 1024
+BASE_BYTES = 144 * 1024 * 1024
+"""What the worker and two converting processes need without a picture, a third each."""
+LEAST_BYTES = 64 * 1024 * 1024
+"""For pictures, on the smallest machine."""
 MB = 1024 * 1024
 LOOK_EVERY_S = 0.1
 """How often one that waits looks whether it is still wanted."""
+_NO_MEMORY = re.compile(
+    r"out of memory|insufficient memory|cannot allocate memory|failed to allocate|bad_alloc|MemoryError", re.IGNORECASE
+)
+"""As libvips, libjpeg, the C library, GLib, C++ and Python say it."""
 
 
 def check_dimensions(width: int, height: int) -> None:
@@ -29,6 +37,24 @@ def check_dimensions(width: int, height: int) -> None:
         raise BadInput(f"The image is {width} x {height} pixels; a JPEG has at most {MAX_SIDE} a side")
     if width * height > MAX_PIXELS:
         raise BadInput(f"The image has {width * height} pixels; the limit is {MAX_PIXELS}")
+
+
+def tells_of_memory(text: str) -> bool:
+    """Whether the message of a library says that it got no memory."""
+    return _NO_MEMORY.search(text) is not None
+
+
+def exhausted(pixels: int | None, limit_bytes: int | None) -> str:
+    """The sentence for a conversion that ran out of memory although the picture's size allowed it: twice the limit, or
+    what so many pixels need if that is more, would do."""
+    what = f"The image of {pixels} pixels" if pixels is not None else "The image"
+    if limit_bytes is None:
+        return f"{what} needs more memory than this machine has"
+    need = max(2 * limit_bytes, int((pixels or 0) * BYTES_PER_PIXEL)) + BASE_BYTES
+    return (
+        f"{what} needs more than the {limit_bytes // MB} MB that this machine may use; "
+        f"one with {_megabytes_above(need)} MB would do"
+    )
 
 
 class MemoryGate:
@@ -45,7 +71,7 @@ class MemoryGate:
         task was cancelled while it waited."""
         need = int(pixels * BYTES_PER_PIXEL)
         if need > self._limit:
-            would_do = -(-(need + BASE_BYTES) // MB)
+            would_do = _megabytes_above(need + BASE_BYTES)
             raise LimitExceeded(
                 f"The image has {pixels} pixels and needs {need // MB} MB to convert; this machine may use "
                 f"{self._limit // MB} MB, one with {would_do} MB would do"
@@ -65,9 +91,19 @@ class MemoryGate:
 
 
 def memory_for_pictures(memory_mb: int | None) -> int:
-    """Bytes that conversions may use together: what was set, else the machine's, less the process itself."""
+    """Bytes that conversions may use together: what was set, else the machine's, less the processes themselves."""
     total = memory_mb * MB if memory_mb else _machine_memory()
-    return max(total - BASE_BYTES, BASE_BYTES)
+    return max(total - BASE_BYTES, LEAST_BYTES)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def _megabytes_above(size: int) -> int:
+    return -(-size // MB)
 
 
 def _machine_memory() -> int:

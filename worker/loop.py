@@ -4,6 +4,9 @@ Tasks come from the environment, from `next` in the answer to a callback, or fro
 run one task each; the thread that called `run` watches over them: it sends signs of life for long tasks, ends those
 that are no longer wanted, and gives all back as `released` when `stop` is set. No signals are handled here, so that
 `run` works in any thread of any process.
+
+Conversions happen in processes of their own (`worker.isolation`), as many at once as there are cores: what one task
+downloads or uploads meanwhile costs the others nothing.
 """
 
 import contextlib
@@ -27,8 +30,9 @@ import msgspec
 from worker import callback, kinds, objects
 from worker.contract import Callback, CallbackAnswer, CallbackStatus, Claim, Environment
 from worker.errors import BadInput, Cancelled, Refused, Retired, Unavailable, Undelivered, WorkerError, sentence
+from worker.isolation import Converters
 from worker.kinds.base import Context, Outcome
-from worker.limits import MemoryGate, memory_for_pictures
+from worker.limits import MemoryGate, cores, memory_for_pictures
 from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
 
 log = logging.getLogger("worker.loop")
@@ -91,7 +95,11 @@ class _Machine:
         self._env = env
         self._settings = settings
         self._stop = stop
-        self._memory = MemoryGate(memory_for_pictures(settings.memory_mb))
+        memory_bytes = memory_for_pictures(settings.memory_mb)
+        self._memory = MemoryGate(memory_bytes)
+        self._converters = Converters(
+            min(settings.concurrency, cores()), memory_bytes=memory_bytes, timeout_s=settings.task_max_s
+        )
         self._begun = time.monotonic()
         self._cpu_begun = time.process_time()
         self._lock = threading.Lock()
@@ -104,7 +112,13 @@ class _Machine:
         self._claims: set[http.client.HTTPConnection] = set()
 
     def run(self, first: Environment | None) -> int:
-        """Starts the threads and watches over them until they end."""
+        """Starts the threads and watches over them until they end; what they started ends with them."""
+        try:
+            return self._run(first)
+        finally:
+            self._converters.close()
+
+    def _run(self, first: Environment | None) -> int:
         slots = self._settings.concurrency if self._settings.claim_url else 1
         if first is not None:
             self._begun_tasks = 1
@@ -167,8 +181,7 @@ class _Machine:
                 if task.settle():
                     self._release(task)
                 return None
-            cpu_begun = time.process_time()
-            report = self._report(task, cpu_begun)
+            report = self._report(task)
             if report is None or not task.settle():
                 return None
             takes_next = self._reserve()
@@ -182,8 +195,9 @@ class _Machine:
                 self._unreserve()
             return task_environment(self._env, answer.next) if takes_next and answer.next is not None else None
 
-    def _report(self, task: _Open, cpu_begun: float) -> Callback | None:
+    def _report(self, task: _Open) -> Callback | None:
         """The result as a callback; None when the task was given back or is no longer wanted."""
+        cpu_begun = time.thread_time()
         try:
             outcome = self._perform(task)
         except Cancelled:
@@ -196,7 +210,6 @@ class _Machine:
             log.warning("[Worker] task %s failed: %s", task.env.get("TASK_ID"), sentence(error))
             retryable = error.retryable if isinstance(error, WorkerError) else True
             return task.say("error", error=sentence(error), retryable=retryable)
-        alone = self._settings.concurrency == 1
         return task.say(
             "success",
             output_r2_key=outcome.output_r2_key,
@@ -205,8 +218,7 @@ class _Machine:
             performance=outcome.performance,
             pages=outcome.pages,
             notes=outcome.notes,
-            # With several tasks at once the process cannot say whose time it was.
-            cpu_ms=round((time.process_time() - cpu_begun) * 1000) if alone else None,
+            cpu_ms=round((time.thread_time() - cpu_begun) * 1000) + outcome.cpu_ms,
         )
 
     def _perform(self, task: _Open) -> Outcome:
@@ -215,7 +227,14 @@ class _Machine:
         folder = Path(tempfile.mkdtemp(prefix="arke-worker-"))
         try:
             return perform(
-                Context(env=task.env, objects=store, folder=folder, memory=self._memory, cancelled=task.cancelled)
+                Context(
+                    env=task.env,
+                    objects=store,
+                    folder=folder,
+                    memory=self._memory,
+                    converters=self._converters,
+                    cancelled=task.cancelled,
+                )
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -261,7 +280,7 @@ class _Machine:
         if settings.cpu_burst_s is None and settings.cpu_rate is None:
             return False
         allowed_s = (settings.cpu_burst_s or 0.0) + (settings.cpu_rate or 0.0) * age_s
-        return time.process_time() - self._cpu_begun > allowed_s
+        return time.process_time() - self._cpu_begun + self._converters.cpu_s > allowed_s
 
     def _claim(self) -> Environment | None:
         """Asks for a task until there is one, or the whole machine was idle for WORKER_IDLE_S. Raises Retired or

@@ -12,6 +12,7 @@
 | WORKER_CALLBACK_S | s | 120 | how long a callback is tried: longer than a restart of the service takes |
 | WORKER_HEARTBEAT_S | s | 15 | a task that runs longer says so at this interval: a quarter of the task time-out |
 | WORKER_MEMORY_MB | MB | the machine's | memory that conversions may use together |
+| WORKER_TASK_MAX_S | s | 600 | the longest one conversion may take; the service's TASK_MAX_MS_TIFF |
 | WORKER_KINDS | | tiff | kinds of task to claim, separated by commas |
 """
 
@@ -21,8 +22,8 @@ from dataclasses import dataclass
 
 TASK_VARIABLES = ("TASK_ID", "BATCH_ID", "INPUT_R2_KEY", "CALLBACK_URL")
 MACHINE_VARIABLES = frozenset(
-    {"CLAIM_URL", "MACHINE_NAME", "MACHINE_TOKEN", "OBJECTS_DIR", "STRICT_SHARP", "TMPDIR", "R2_ACCOUNT_ID",
-     "R2_ENDPOINT_URL", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"}
+    {"CLAIM_URL", "MACHINE_NAME", "MACHINE_TOKEN", "OBJECTS_DIR", "STRICT_SHARP", "JPEG_QUALITY", "JPEG_ENCODER",
+     "TMPDIR", "R2_ACCOUNT_ID", "R2_ENDPOINT_URL", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"}
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ class WorkerSettings:
     callback_s: float = 120.0
     heartbeat_s: float = 15.0
     memory_mb: int | None = None
+    task_max_s: float = 600.0
     kinds: tuple[str, ...] = ("tiff",)
 
     @classmethod
@@ -65,6 +67,7 @@ class WorkerSettings:
             callback_s=_number(env, "WORKER_CALLBACK_S", 120),
             heartbeat_s=_number(env, "WORKER_HEARTBEAT_S", 15, least=0.01),
             memory_mb=None if (megabytes := _optional(env, "WORKER_MEMORY_MB")) is None else int(megabytes),
+            task_max_s=_number(env, "WORKER_TASK_MAX_S", 600, least=0.01, most=10**6),
             kinds=kinds or ("tiff",),
         )
 

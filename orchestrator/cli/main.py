@@ -4,20 +4,72 @@ Exit codes: 0 done, 1 it failed (or the batch ended in ERROR), 2 the command was
 130 interrupted.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import click
 
 from actors.settings import InvalidSetting
-from orchestrator.cli import batches, configuring, serving, submitting, tasks, watching
 from orchestrator.cli.remote import Remote
 from orchestrator.client import ClientError, Refused
-from orchestrator.supervisor import CannotServe
+
+COMMANDS: Final = {
+    "serve": "serving:serve",
+    "demo": "serving:demo",
+    "convert": "convert:convert",
+    "submit": "submitting:submit",
+    "status": "batches:status",
+    "watch": "watching:watch",
+    "list": "batches:list_batches",
+    "tasks": "tasks:tasks",
+    "task": "tasks:task",
+    "cancel": "batches:cancel",
+    "retry": "batches:retry",
+    "reset": "batches:reset",
+    "redeliver": "batches:redeliver",
+    "settings": "configuring:settings",
+}
+"""Name to module and function in `orchestrator.cli`."""
+OURS: Final = ("actors", "orchestrator", "worker")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """Imports a command when it is asked for: `arke convert` needs no more than the worker does, and runs where the
+    service's dependencies are not installed."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """In the order of their names."""
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command, or one in its place that says what is not installed."""
+        if name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[name].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(f"orchestrator.cli.{module}"), function)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in OURS:
+                raise
+            return _not_installed(name, error.name)
+        return command
+
+
+def _not_installed(name: str, missing: str) -> click.Command:
+    sentence = f"Needs {missing}, which comes with the service: pip install 'arke-orchestrator[service]'."
+
+    def refuse(rest: tuple[str, ...]) -> None:
+        raise click.UsageError(sentence)
+
+    rest = click.Argument(["rest"], nargs=-1, type=click.UNPROCESSED)
+    ignoring = {"ignore_unknown_options": True}
+    return click.Command(name, params=[rest], callback=refuse, help=sentence, context_settings=ignoring)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
     "--server",
     envvar="ARKE_URL",
@@ -36,6 +88,7 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
     \b
     A first look:                       arke demo
     The service:                        arke serve
+    Convert a folder, no service:       arke convert ~/scans
     Convert what is under a prefix:     arke submit --prefix staging/my-scans/ --watch
     Convert files of this machine:      arke submit --data-dir data ~/scans --watch
     What became of it:                  arke list; arke status BATCH; arke tasks BATCH --status failed
@@ -45,24 +98,6 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
     """
     if not isinstance(context.obj, Remote):
         context.obj = Remote(_checked(server), api_key or None, admin_key or None)
-
-
-for command in (
-    serving.serve,
-    serving.demo,
-    submitting.submit,
-    batches.status,
-    watching.watch,
-    batches.list_batches,
-    tasks.tasks,
-    tasks.task,
-    batches.cancel,
-    batches.retry,
-    batches.reset,
-    batches.redeliver,
-    configuring.settings,
-):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None, *, remote: Remote | None = None) -> None:
@@ -83,7 +118,9 @@ def _run(arguments: Sequence[str] | None, remote: Remote | None) -> int:
         return _fail(str(error), 2)
     except Refused as error:
         return _fail(_explained(error), 1)
-    except (ClientError, CannotServe) as error:
+    except click.ClickException as error:
+        return _fail(error.format_message(), 1)
+    except ClientError as error:
         return _fail(str(error), 1)
     except (KeyboardInterrupt, click.Abort):
         return 130

@@ -13,7 +13,7 @@ from actors.settings import InvalidSetting, Settings
 from orchestrator.cli.remote import Remote, counts
 from orchestrator.cli.watching import follow
 from orchestrator.client import ClientError
-from orchestrator.supervisor import Ready, Supervisor, handle_signals
+from orchestrator.supervisor import CannotServe, Ready, Supervisor, handle_signals
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -44,7 +44,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, log: str | 
     settings = load(host, port, data_dir, no_dashboard)
     supervisor = Supervisor(settings, say=click.echo, on_ready=_say_ready, log=log_file(settings, log))
     handle_signals(supervisor)
-    supervisor.run()
+    _run(supervisor)
 
 
 @click.command()
@@ -73,7 +73,7 @@ def demo(
     sample.when_over = supervisor.stop
     handle_signals(supervisor)
     try:
-        supervisor.run()
+        _run(supervisor)
     finally:
         sample.end()
     if once and not sample.succeeded:
@@ -148,6 +148,13 @@ def load(host: str | None, port: int | None, data_dir: Path | None, no_dashboard
 def log_file(settings: Settings, log: str | None) -> Path | None:
     """Where the log goes; None is standard error."""
     return None if log == "-" else Path(log) if log else settings.data_dir / "logs" / "serve.log"
+
+
+def _run(supervisor: Supervisor) -> None:
+    try:
+        supervisor.run()
+    except CannotServe as error:
+        raise click.ClickException(str(error)) from error
 
 
 def _say_ready(ready: Ready) -> None:

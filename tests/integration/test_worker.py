@@ -1,92 +1,24 @@
 """The worker against a real HTTP server that plays the orchestrator: both as a thread and as a process."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.stand_ins.orchestrator import WAIT_S, Answer, StandIn
 from worker import callback, loop
 from worker.kinds import tiff
 from worker.kinds.base import Context, Outcome
 
-Answer = tuple[int, Any]
 BUCKET = "arke-staging"
-WAIT_S = 20
-
-
-class StandIn:
-    """Remembers every request; answers by the test's script, else as the orchestrator does when all is well."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        self.script: list[Answer] = []
-        self.work: list[dict[str, str]] = []
-        self.on_callback: Callable[[dict[str, Any]], Answer | None] = lambda body: None
-        self.on_claim: Callable[[], Answer] | None = None
-        self._arrived = threading.Condition()
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, answer = stand_in._answer(self.path, body, dict(self.headers))
-                payload = (
-                    b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                )
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(payload)))
-                self.end_headers()
-                self.wfile.write(payload)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Silent."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def callbacks(self) -> list[dict[str, Any]]:
-        with self._arrived:
-            return [body for path, body, _ in self.requests if path.startswith("/callback/")]
-
-    def claims(self) -> list[dict[str, Any]]:
-        with self._arrived:
-            return [body for path, body, _ in self.requests if path == "/machines/claim"]
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        with self._arrived:
-            assert self._arrived.wait_for(condition, WAIT_S), "what the test waits for did not happen"
-
-    def _answer(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
-        with self._arrived:
-            self.requests.append((path, body, headers))
-            self._arrived.notify_all()
-            if self.script:
-                return self.script.pop(0)
-            if path == "/machines/claim" and self.on_claim is None:
-                return (200, {"tasks": [self.work.pop(0)]}) if self.work else (204, None)
-        if path == "/machines/claim" and self.on_claim is not None:
-            return self.on_claim()
-        answer = self.on_callback(body)
-        if answer is not None:
-            return answer
-        if body.get("accepts_next") and self.work:
-            return 200, {"ok": True, "received": True, "next": self.work.pop(0)}
-        return 200, {"ok": True, "received": True}
 
 
 @pytest.fixture
@@ -465,7 +397,7 @@ def test_worker_is_slim() -> None:
     """A worker process loads no ray, fastapi, database or pydantic, and no S3 client when it needs none."""
     heavy = ("ray", "fastapi", "starlette", "sqlalchemy", "pydantic", "boto3", "httpx", "PIL")
     code = (
-        "import sys, worker.__main__, worker.kinds.tiff, worker.objects.local; worker.kinds.tiff._pyvips();"
+        "import sys, worker.__main__, worker.kinds.tiff, worker.objects.local, worker.vips; worker.vips.load();"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run(

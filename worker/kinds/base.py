@@ -4,7 +4,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from worker.errors import Cancelled
 from worker.limits import MemoryGate
@@ -12,13 +12,34 @@ from worker.objects.base import ObjectStore
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a conversion made, and took: processor milliseconds, and bytes of memory at the highest."""
+
+    converted: Any
+    cpu_ms: int
+    peak_bytes: int
+
+
+class Converts(Protocol):
+    """Where decoding and encoding happen: processes of their own (`worker.isolation.Converters`)."""
+
+    def warm(self) -> None:
+        """Begins to start one, while something else is done."""
+
+    def measure(self, source: Path, target: Path, options: Any) -> Measured:
+        """Converts a file. Raises WorkerError."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
-    """One task: its environment, where objects are, an empty folder of its own, and whether it is still wanted."""
+    """One task: its environment, where objects are, an empty folder of its own, what shares the memory and the cores
+    with other tasks, and whether it is still wanted."""
 
     env: Mapping[str, str]
     objects: ObjectStore
     folder: Path
     memory: MemoryGate
+    converters: Converts
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def check_wanted(self) -> None:
@@ -29,11 +50,13 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a successful task made. Size in bytes; times inside `performance` in milliseconds."""
+    """What a successful task made. Size in bytes; times inside `performance` in milliseconds; `cpu_ms` is the processor
+    time of other processes that worked for it."""
 
     output_r2_key: str
     output_file_name: str
     output_file_size: int
     performance: dict[str, Any]
+    cpu_ms: int = 0
     pages: int | None = None
     notes: tuple[str, ...] = ()

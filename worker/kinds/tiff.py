@@ -1,50 +1,82 @@
 """TIFF to JPEG: `convert` follows sharp's steps in libvips, so that the bytes are those of
 `sharp(file).jpeg({quality: 95, mozjpeg: true})`; `run` is the glue from download to upload.
 
-Where sharp is wrong this is right and says so in the notes: 16-bit RGB with a profile becomes sRGB (sharp: untagged
-Display P3), the orientation tag is applied, YCbCr without JPEG compression is not taken for RGB, and samples without
-a known range (signed, float) are refused instead of being guessed. STRICT_SHARP=1 gives sharp's bytes.
+Where sharp is wrong this is right and says so in the notes: 16-bit pictures with a profile become sRGB (sharp: untagged
+Display P3, or the profile is ignored), the orientation tag is applied, YCbCr and LAB are not taken for RGB, channels
+that are not alpha are not flattened on black, and samples of other types are scaled by the range that the file gives
+them or refused. STRICT_SHARP=1 gives sharp's bytes, and refuses what sharp refuses.
+
+The order of steps: `convert` tries the decoders, `_encoded` takes one decoded picture to the end.
 """
 
-import os
 import re
-import sys
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from worker import jpeg, tiff_tags
+from worker import jpeg, tiff_colour, tiff_rescue, tiff_samples, tiff_signature, tiff_tags, tiff_view, vips
 from worker.contract import IMAGE_JPEG
 from worker.errors import BadInput, Cancelled, WorkerError
 from worker.kinds.base import Context, Outcome
-from worker.limits import MemoryGate, check_dimensions
+from worker.limits import MB, MemoryGate, check_dimensions
 from worker.objects.base import check_key
+from worker.tiff_tags import Directory
 
-HARMLESS = re.compile(
-    r"loop|not sorted|not in ascending|PageNumber|StripByteCounts|Software|ASCII value|incorrect count|unknown field",
+HARMLESS: Final = re.compile(
+    r"loop|not sorted|not in ascending|PageNumber|StripByteCounts|Software|ASCII value|incorrect count|unknown field"
+    r"|Sum of Photometric type-related|custom tag|SubIFD",
     re.IGNORECASE,
 )
 """Warnings about tags that do not touch the picture: the file is read once more, failing on errors only. Truncated
 data is not among them: half a picture is no success."""
-_UNCERTAIN = {
-    "char": "signed 8-bit", "short": "signed 16-bit", "int": "signed 32-bit", "float": "32-bit floating point",
-    "double": "64-bit floating point", "complex": "complex", "dpcomplex": "complex",
+_NO_DIRECTORY: Final = re.compile(r"not (in )?a known (file )?format")
+_SHORT: Final = re.compile(r"(?:the file: )?(bad seek to \d+)")
+_REFUSED: Final = {
+    4: "a transparency mask", 10: "ITU LAB", 32803: "a camera's raw data (colour filter array)",
+    32844: "LogL", 32845: "LogLuv", 34892: "a camera's raw data (linear)",
 }  # fmt: skip
-_JPEG_COMPRESSIONS = (6, 7)
-_YCBCR, _LAB = 6, 8
+"""Photometric interpretations that no decoder here turns into a picture."""
+_KNOWN_PHOTOMETRIC: Final = (0, 1, 2, 3, 5, 6, 8, 9)
+_FLOATING_POINT: Final = 3
+_COMPLEX: Final = (5, 6)
+_KNOWN_INTEGERS, _KNOWN_FLOATS = (1, 2, 4, 8, 16, 32), (16, 32)
+"""Bits of a sample that libvips reads by itself."""
+_SHARPS_MOST_CHANNELS: Final = 5
+_THUMBNAIL: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to convert. `strict_sharp` gives sharp's bytes also where sharp is wrong."""
+    """How to convert. `strict_sharp` gives sharp's bytes also where sharp is wrong. Raises BadInput for values that are
+    not allowed."""
 
     strict_sharp: bool = False
+    jpeg_quality: int = jpeg.QUALITY
+    jpeg_encoder: str = jpeg.MOZJPEG
     memory: MemoryGate | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        jpeg.check(self.jpeg_quality, self.jpeg_encoder)
+        if self.strict_sharp and self.jpeg_encoder != jpeg.MOZJPEG:
+            raise BadInput(
+                f"STRICT_SHARP=1 needs JPEG_ENCODER={jpeg.MOZJPEG}: sharp's bytes come from no other encoder"
+            )
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str], **others: Any) -> "Options":
+        """STRICT_SHARP (1), JPEG_QUALITY (1 to 100, 95) and JPEG_ENCODER (mozjpeg or jpegli). Raises BadInput."""
+        return cls(
+            strict_sharp=env.get("STRICT_SHARP") == "1",
+            jpeg_quality=jpeg.quality_of(env.get("JPEG_QUALITY") or str(jpeg.QUALITY)),
+            jpeg_encoder=env.get("JPEG_ENCODER") or jpeg.MOZJPEG,
+            **others,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +95,16 @@ def run(context: Context) -> Outcome:
     begun = time.monotonic()
     key = check_key(context.env["INPUT_R2_KEY"])
     output_key = check_key(context.env.get("OUTPUT_R2_KEY") or output_key_of(key))
+    options = Options.from_environment(context.env, memory=context.memory, cancelled=context.cancelled)
     source, target = context.folder / "input.tif", context.folder / "output.jpg"
-    _import_meanwhile()
+    context.converters.warm()
     with _saying("Failed to download TIFF"):
         context.objects.get_file(key, source)
     downloaded = time.monotonic()
     context.check_wanted()
-    options = Options(
-        strict_sharp=context.env.get("STRICT_SHARP") == "1", memory=context.memory, cancelled=context.cancelled
-    )
     with _saying("Failed to convert TIFF"):
-        made = convert(source, target, options)
+        measured = context.converters.measure(source, target, options)
+    made: Converted = measured.converted
     converted = time.monotonic()
     context.check_wanted()
     with _saying("Failed to upload JPEG"):
@@ -88,7 +119,9 @@ def run(context: Context) -> Outcome:
             "download_time_ms": _ms(downloaded - begun),
             "conversion_time_ms": _ms(converted - downloaded),
             "upload_time_ms": _ms(done - converted),
+            "peak_memory_mb": measured.peak_bytes // MB,
         },
+        cpu_ms=measured.cpu_ms,
         pages=made.pages,
         notes=made.notes,
     )
@@ -104,150 +137,170 @@ def output_key_of(key: str) -> str:
 def convert(source: Path, target: Path, options: Options) -> Converted:
     """Converts the first page of `source` into the JPEG `target`. Raises BadInput when the file cannot be converted,
     LimitExceeded when this machine is too small, Cancelled when `options.cancelled` was set meanwhile."""
-    pyvips = _pyvips()
-    try:
-        return _attempt(pyvips, source, target, options, fail_on="warning")
-    except pyvips.Error as error:
-        problem = _explain(error, source)
-    if HARMLESS.search(problem):
-        try:
-            return _attempt(pyvips, source, target, options, fail_on="error")
-        except pyvips.Error as error:
-            problem = _explain(error, source)
-    rescued = None if options.strict_sharp else _rescue(pyvips, source, target, options)
-    if rescued is None:
-        raise BadInput(problem)
-    return rescued
-
-
-def _attempt(pyvips: Any, source: Path, target: Path, options: Options, *, fail_on: str) -> Converted:
-    image = pyvips.Image.new_from_file(str(source), access="sequential", fail_on=fail_on)
-    check_dimensions(image.width, image.height)
-    notes: list[str] = []
+    tiff_signature.check_is_tiff(source)
+    tags = tiff_tags.read_directory(source)
+    view = None
     if not options.strict_sharp:
-        image = _put_right(pyvips, image, source, fail_on, notes)
-    return _finish(image, target, options, notes)
-
-
-def _finish(image: Any, target: Path, options: Options, notes: list[str]) -> Converted:
-    """sharp's colour steps and the encoder, with memory reserved and a way to stop."""
-    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    with _reserved(image.width * image.height, options):
-        image = to_srgb(image, strict_sharp=options.strict_sharp, notes=notes)
-        _stop_when(image, options.cancelled)
+        view = tiff_view.choose(tags)
+        _check_convertible(tags, view)
+    job = _Job(source, target, options, tags, view)
+    with vips.listening() as warnings:
         try:
-            size = jpeg.encode(image, target)
-        except Exception:
-            _check_wanted(options.cancelled)
-            raise
-        _check_wanted(options.cancelled)  # libvips does not look as often as to notice in a small picture
-    return Converted(size=size, width=image.width, height=image.height, pages=pages, notes=tuple(notes))
+            return job.run(fail_on="warning")
+        except vips.load().Error as error:
+            told = vips.told(error, warnings, source)
+    if options.strict_sharp:
+        raise BadInput(_first(told))
+    return _tried_again(job, told)
 
 
-def to_srgb(image: Any, *, strict_sharp: bool, notes: list[str]) -> Any:
-    """sharp's steps from a decoded picture to sRGB."""
-    sixteen = image.interpretation in ("rgb16", "grey16")
-    profile = "p3" if strict_sharp and image.interpretation == "rgb16" else "srgb"
-    if image.get_typeof("icc-profile-data") and image.interpretation not in ("labs", "grey16"):
-        image = _by_embedded_profile(image, profile, 16 if sixteen else 8, notes)
-    elif image.interpretation == "cmyk":
-        image = image.icc_transform(profile, input_profile="cmyk", intent="perceptual")
-        notes.append("converted from CMYK without a profile")
-    if image.interpretation in ("rgb16", "grey16"):
-        image = image.cast("ushort")
-    if image.interpretation != "srgb":
-        image = image.colourspace("srgb", source_space=image.interpretation)
-    return image
+def _tried_again(job: "_Job", told: list[str]) -> Converted:
+    """What can still be done after libvips refused the file with the sentences `told`."""
+    if told and all(HARMLESS.search(line) for line in told):
+        with vips.listening() as warnings:
+            try:
+                return job.run(fail_on="error", note=f"read in spite of a warning: {told[0]}")
+            except vips.load().Error as error:
+                told = vips.told(error, warnings, job.source)
+    if tiff_rescue.is_for_pillow(job.tags):
+        try:
+            return job.run_with_pillow()
+        except vips.load().Error as error:
+            told = vips.told(error, [], job.source)
+    raise BadInput(_first([line for line in told if not HARMLESS.search(line)] or told))
 
 
-def _by_embedded_profile(image: Any, profile: str, depth: int, notes: list[str]) -> Any:
-    """A profile that does not fit the picture is ignored, as sharp does."""
-    try:
-        changed = image.icc_transform(profile, embedded=True, depth=depth, intent="perceptual")
-    except _pyvips().Error:
-        notes.append("the embedded colour profile is not valid and was ignored")
+def _first(told: list[str]) -> str:
+    """The decoder's first sentence. libvips does not say what it could not read of a file that begins like a TIFF."""
+    if not told:
+        return "The file cannot be decoded: its data is damaged or incomplete"
+    if _NO_DIRECTORY.search(told[0]):
+        return "The file begins like a TIFF, but its directory cannot be read: it is damaged or incomplete"
+    if (seek := _SHORT.match(told[0])) is not None:
+        return f"The file is shorter than its directory says ({seek[1]})"
+    if told[0].startswith("no known route"):
+        return "The image's channels are not those of any kind of picture that is known"
+    return told[0]
+
+
+def _check_convertible(tags: Directory, view: tiff_view.View | None) -> None:
+    """Raises BadInput for what would be decoded wrongly, or refused with a sentence that nobody understands."""
+    meaning = tags.photometric
+    if meaning is not None and meaning not in _KNOWN_PHOTOMETRIC:
+        what = _REFUSED.get(meaning, "of an unknown kind")
+        raise BadInput(f"The image is {what} (photometric interpretation {meaning}), which is not supported")
+    form = tags.first(tiff_tags.SAMPLE_FORMAT, 1)
+    if form in _COMPLEX:
+        raise BadInput("The image has complex samples, which are not supported")
+    known = _KNOWN_FLOATS if form == _FLOATING_POINT else _KNOWN_INTEGERS
+    if view is None and tags.bits not in known:
+        name = " floating point" if form == _FLOATING_POINT else ""
+        raise BadInput(f"The image has {tags.bits}-bit{name} samples stored in a way that is not supported")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file on its way: `tags` are those of its first page; `view` is None where libvips reads it rightly."""
+
+    source: Path
+    target: Path
+    options: Options
+    tags: Directory
+    view: tiff_view.View | None
+
+    def run(self, *, fail_on: str, note: str | None = None) -> Converted:
+        """libvips decodes. Raises pyvips.Error."""
+        image = self._decoded(fail_on)
+        check_dimensions(image.width, image.height)
+        if self.options.strict_sharp and image.bands > _SHARPS_MOST_CHANNELS:
+            raise BadInput("Input image exceeds channel limit")
+        with self._reserved(image.width * image.height):
+            notes = [note, self.view.note if self.view is not None else None]
+            return self._encoded(image, fail_on, [each for each in notes if each])
+
+    def run_with_pillow(self) -> Converted:
+        """Pillow decodes, all at once, and also turns the picture. Raises pyvips.Error."""
+        width, height = self.tags.first(tiff_tags.WIDTH), self.tags.first(tiff_tags.HEIGHT)
+        check_dimensions(width, height)
+        with self._reserved(width * height):
+            image = tiff_rescue.open_with_pillow(self.source, self.tags)
+            return self._encoded(image, "error", ["decoded by Pillow", *_turning(self.tags)])
+
+    def _decoded(self, fail_on: str) -> Any:
+        """The picture in libvips' hands: read plainly, or with other tags where it would misread the samples."""
+        if self.view is not None:
+            try:
+                return self.view.open(self.source, self.tags, fail_on)
+            except (struct.error, OverflowError, ValueError) as error:
+                raise BadInput("The file's tags are damaged: what they say of its sizes cannot be") from error
+        return vips.load().Image.new_from_file(str(self.source), access="sequential", fail_on=fail_on)
+
+    def _encoded(self, image: Any, fail_on: str, notes: list[str]) -> Converted:
+        """The colour steps and the encoder."""
+        pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+        with _stoppable(self.options.cancelled):
+            image = self._in_srgb(image, fail_on, notes)
+            _stop_when(image, self.options.cancelled)
+            if not self.options.strict_sharp:
+                image = _turned(image, self.tags, notes)
+                _mention_thumbnail(self.tags, pages, notes)
+            size = self._written(image, notes)
+        return Converted(size=size, width=image.width, height=image.height, pages=pages, notes=tuple(notes))
+
+    def _in_srgb(self, image: Any, fail_on: str, notes: list[str]) -> Any:
+        """What sharp gets wrong is put right first; then its own steps."""
+        strict = self.options.strict_sharp
+        if not strict:
+            image = self._put_right(image, fail_on, notes)
+        return tiff_colour.to_srgb(image, strict_sharp=strict, notes=notes)
+
+    def _written(self, image: Any, notes: list[str]) -> int:
+        quality, encoder = self.options.jpeg_quality, self.options.jpeg_encoder
+        if encoder != jpeg.MOZJPEG:
+            notes.append(f"encoded by {encoder}")
+        return jpeg.encode(image, self.target, quality=quality, encoder=encoder)
+
+    def _put_right(self, image: Any, fail_on: str, notes: list[str]) -> Any:
+        image = tiff_colour.put_right(image, self.tags, notes)
+        if tiff_samples.needs_range(image):
+            image, note = tiff_samples.scaled(image, self.tags, lambda: self._extremes(fail_on))
+            notes.append(note)
         return image
-    if image.interpretation == "cmyk":
-        notes.append("converted from CMYK by its embedded profile")
-    return changed
 
+    def _extremes(self, fail_on: str) -> tuple[float, float]:
+        """The lowest and the highest sample of the colours; decodes the picture once more."""
+        statistics = tiff_colour.put_right(self._decoded(fail_on), self.tags, []).stats()
+        return statistics(0, 0)[0], statistics(1, 0)[0]
 
-def _put_right(pyvips: Any, image: Any, source: Path, fail_on: str, notes: list[str]) -> Any:
-    """Where sharp is wrong: see the module."""
-    if image.format in _UNCERTAIN:
-        raise BadInput(
-            f"The image has {_UNCERTAIN[image.format]} samples, whose range is not known; "
-            "convert it to 8 or 16 bits first"
-        )
-    if image.format == "uint":
-        image = (image / 65537).cast("ushort").copy(interpretation="rgb16" if image.bands >= 3 else "grey16")
-        notes.append("32-bit samples were scaled to 16 bits")
-    tags = tiff_tags.read_tags(source)
-    raw_ycbcr = tags.get(tiff_tags.PHOTOMETRIC) == _YCBCR and tags.get(tiff_tags.COMPRESSION) not in _JPEG_COMPRESSIONS
-    if raw_ycbcr and image.bands == 3 and image.format == "uchar":
-        image = _from_ycbcr(pyvips, image)
-        notes.append("converted from YCbCr")
-    turn = image.get("orientation") if image.get_typeof("orientation") else 1
-    if 2 <= turn <= 8:
-        # Turning reads the rows in another order, which a sequential decoder cannot.
-        image = image.copy_memory().autorot()
-        notes.append(f"turned as its orientation tag says ({turn})")
-    return image
-
-
-def _from_ycbcr(pyvips: Any, image: Any) -> Any:
-    """BT.601 at full range, the TIFF standard's default coefficients."""
-    matrix = pyvips.Image.new_from_array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
-    return (image - [0, 128, 128]).recomb(matrix).rint().cast("uchar").copy(interpretation="srgb")
-
-
-def _rescue(pyvips: Any, source: Path, target: Path, options: Options) -> Converted | None:
-    """Lets Pillow decode what libvips cannot: 8-bit LAB, old-style JPEG, tiled planar, 2 and 4 bits. None where the
-    file is of no class for which Pillow is known to be right."""
-    tags = tiff_tags.read_tags(source)
-    if not _is_for_pillow(tags):
-        return None
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(source, formats=["TIFF"]) as picture:
-            check_dimensions(*picture.size)
-            with _reserved(picture.width * picture.height, options):
-                pages = getattr(picture, "n_frames", 1)
-                decoded = _pillow_rgb(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, KeyError, Image.DecompressionBombError):
-        return None
-    if decoded is None:
-        return None
-    image = pyvips.Image.new_from_memory(decoded.tobytes(), decoded.width, decoded.height, 3, "uchar")
-    made = _finish(image.copy(interpretation="srgb"), target, options, ["decoded by Pillow"])
-    return Converted(size=made.size, width=made.width, height=made.height, pages=pages, notes=made.notes)
-
-
-def _is_for_pillow(tags: dict[int, int]) -> bool:
-    bits = tags.get(tiff_tags.BITS_PER_SAMPLE, 1)
-    tiled_planar = tags.get(tiff_tags.PLANAR) == 2 and tiff_tags.TILE_WIDTH in tags and bits == 8
-    lab = tags.get(tiff_tags.PHOTOMETRIC) == _LAB and bits == 8
-    return lab or tiled_planar or tags.get(tiff_tags.COMPRESSION) == 6 or bits in (2, 4)
-
-
-def _pillow_rgb(picture: Any) -> Any:
-    """The first page as RGB, or None for a mode for which Pillow is not known to be right."""
-    if picture.mode == "LAB":
-        from PIL import ImageCms
-
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
-    return picture.convert("RGB") if picture.mode in ("1", "L", "P", "RGB", "YCbCr") else None
-
-
-@contextmanager
-def _reserved(pixels: int, options: Options) -> Iterator[None]:
-    if options.memory is None:
-        yield
-    else:
-        with options.memory.hold(pixels, options.cancelled):
+    @contextmanager
+    def _reserved(self, pixels: int) -> Iterator[None]:
+        if self.options.memory is None:
             yield
+        else:
+            with self.options.memory.hold(pixels, self.options.cancelled):
+                yield
+
+
+def _turning(tags: Directory) -> list[str]:
+    turn = tags.first(tiff_tags.ORIENTATION, 1)
+    return [f"turned as its orientation tag says ({turn})"] if 2 <= turn <= 8 else []
+
+
+def _turned(image: Any, tags: Directory, notes: list[str]) -> Any:
+    """The picture as its orientation tag wants it. Turning reads the rows in another order, which a decoder that goes
+    from top to bottom cannot: so it comes last, when a pixel has three bytes."""
+    turning = _turning(tags)
+    if not turning or not image.get_typeof("orientation"):
+        return image
+    notes.extend(turning)
+    return image.copy_memory().autorot()
+
+
+def _mention_thumbnail(tags: Directory, pages: int, notes: list[str]) -> None:
+    """The first page stays the one that is converted, as sharp does; but the result says when it is a small version of
+    another page (NewSubfileType, bit 0)."""
+    if pages > 1 and tags.first(tiff_tags.SUBFILE_TYPE) & _THUMBNAIL:
+        notes.append("the first page, which was converted, is marked as a reduced version of another page")
 
 
 def _stop_when(image: Any, cancelled: threading.Event) -> None:
@@ -261,9 +314,17 @@ def _stop_when(image: Any, cancelled: threading.Event) -> None:
     image.signal_connect("eval", look)
 
 
-def _check_wanted(cancelled: threading.Event) -> None:
+@contextmanager
+def _stoppable(cancelled: threading.Event) -> Iterator[None]:
+    """Raises Cancelled for whatever libvips says when it was made to give up, and also where the picture was so small
+    that it did not notice."""
+    try:
+        yield
+    except vips.load().Error:
+        if not cancelled.is_set():
+            raise
     if cancelled.is_set():
-        raise Cancelled("the task is no longer wanted") from None
+        raise Cancelled("the task is no longer wanted")
 
 
 @contextmanager
@@ -278,38 +339,5 @@ def _saying(what: str) -> Iterator[None]:
         raise
 
 
-def _explain(error: Exception, source: Path) -> str:
-    """The decoder's first sentence, without paths."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith("unable to call")]
-    text = re.sub(r"^(tiff2vips|VipsForeignLoad|VipsJpeg): ", "", telling[0] if telling else "")
-    text = text.replace(f'"{source}"', "the file").replace(str(source), "the file")
-    return text[:500] or "the file cannot be decoded"
-
-
 def _ms(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _import_meanwhile() -> None:
-    """Loads libvips while the bytes arrive."""
-    if "pyvips" not in sys.modules:
-        threading.Thread(target=_pyvips, name="import-pyvips", daemon=True).start()
-
-
-_prepared = threading.Lock()
-
-
-def _pyvips() -> Any:
-    """The module, prepared once: one thread an image (mozjpeg keeps one core busy anyway), no cache of results, and no
-    loader that libvips itself does not trust with foreign files."""
-    with _prepared:
-        first = "pyvips" not in sys.modules
-        os.environ.setdefault("VIPS_CONCURRENCY", "1")
-        os.environ.setdefault("VIPS_WARNING", "0")
-        import pyvips
-
-        if first:
-            pyvips.cache_set_max(0)
-            pyvips.block_untrusted_set(True)
-        return pyvips

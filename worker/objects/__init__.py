@@ -27,7 +27,9 @@ def from_environment(env: Mapping[str, str]) -> ObjectStore:
         from worker.objects.s3 import S3Objects
 
         endpoint = env.get("R2_ENDPOINT_URL") or f"https://{env['R2_ACCOUNT_ID']}.r2.cloudflarestorage.com"
-        return S3Objects(
-            endpoint, bucket, access_key_id=env.get("R2_ACCESS_KEY_ID", ""), secret=env.get("R2_SECRET_ACCESS_KEY", "")
-        )
+        key, secret = env.get("R2_ACCESS_KEY_ID"), env.get("R2_SECRET_ACCESS_KEY")
+        if not key or not secret:
+            # boto3 would look for others in this machine's files and metadata service.
+            raise BadInput("R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY must both be set to reach the object store")
+        return S3Objects(endpoint, bucket, access_key_id=key, secret=secret)
     raise BadInput("the environment names no objects: set OBJECTS_DIR, R2_ENDPOINT_URL or R2_ACCOUNT_ID")

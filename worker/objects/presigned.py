@@ -1,23 +1,16 @@
 """Two presigned URLs instead of a store: the worker starts twice as fast and holds no keys."""
 
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from worker import web
 from worker.errors import Unavailable
 from worker.objects.base import ObjectInfo, too_large
 
-TRIES = 4
-FIRST_WAIT_S = 0.25
-T = TypeVar("T")
-
 
 class PresignedObjects:
-    """Reads what INPUT_URL names and writes what OUTPUT_URL names; nothing else exists. Network errors are tried four
-    times within two seconds, since the URL outlives them."""
+    """Reads what INPUT_URL names and writes what OUTPUT_URL names; nothing else exists. What fails on the way is tried
+    again; a refusal (an expired URL) is not, since only the next attempt at the task brings another URL."""
 
     def __init__(self, input_url: str, output_url: str, *, input_key: str = "") -> None:
         self._input_url = input_url
@@ -26,7 +19,7 @@ class PresignedObjects:
 
     def get_file(self, key: str, path: Path) -> ObjectInfo:
         self._check_input(key)
-        return ObjectInfo(key, *_again(lambda: web.download(self._input_url, path)))
+        return ObjectInfo(key, *web.persist(lambda: web.download(self._input_url, path)))
 
     def read(self, key: str, limit: int) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +30,7 @@ class PresignedObjects:
             return path.read_bytes()
 
     def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        return ObjectInfo(key, *_again(lambda: web.upload(self._output_url, path, content_type)))
+        return ObjectInfo(key, *web.persist(lambda: web.upload(self._output_url, path, content_type)))
 
     def put(self, key: str, body: bytes, content_type: str) -> ObjectInfo:
         with tempfile.TemporaryDirectory() as folder:
@@ -57,12 +50,3 @@ class PresignedObjects:
     def _check_input(self, key: str) -> None:
         if self._input_key and key != self._input_key:
             raise Unavailable("the presigned URL is for another key")
-
-
-def _again(action: Callable[[], T]) -> T:
-    for number in range(TRIES - 1):
-        try:
-            return action()
-        except Unavailable:
-            time.sleep(FIRST_WAIT_S * 2**number)
-    return action()

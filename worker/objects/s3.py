@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from worker import web
 from worker.errors import ObjectMissing, Unavailable
 from worker.objects.base import ObjectInfo, check_key, too_large
 
@@ -47,12 +48,7 @@ class S3Objects:
             self._client.create_bucket(Bucket=self._bucket)
 
     def get_file(self, key: str, path: Path) -> ObjectInfo:
-        with _translated():
-            answer = self._client.get_object(Bucket=self._bucket, Key=check_key(key))
-            with path.open("wb") as target:
-                for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-                    target.write(chunk)
-                return ObjectInfo(key, target.tell(), _etag(answer))
+        return web.persist(lambda: self._stream(check_key(key), path))
 
     def read(self, key: str, limit: int) -> bytes:
         with _translated():
@@ -101,6 +97,15 @@ class S3Objects:
         url: str = self._client.generate_presigned_url(operation, Params=parameters, ExpiresIn=expires_s)
         return url
 
+    def _stream(self, key: str, path: Path) -> ObjectInfo:
+        """boto tries a request again, but not an answer that breaks off: that is Interrupted."""
+        with _translated():
+            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+        with path.open("wb") as target, _interrupted():
+            for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                target.write(chunk)
+            return ObjectInfo(key, target.tell(), _etag(answer))
+
     def _put(self, key: str, body: bytes | IO[bytes], size: int, content_type: str) -> ObjectInfo:
         with _translated():
             answer = self._client.put_object(
@@ -111,6 +116,17 @@ class S3Objects:
 
 def _etag(answer: dict[str, Any]) -> str:
     return str(answer.get("ETag", "")).strip('"')
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """Turns what breaks a stream into an error that may be tried again."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except BotoCoreError as error:
+        raise web.Interrupted(f"the object store broke off: {type(error).__name__}") from error
 
 
 @contextmanager

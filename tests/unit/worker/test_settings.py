@@ -7,7 +7,15 @@ import pytest
 
 from worker.errors import BadInput, Cancelled, LimitExceeded, ObjectMissing, sentence
 from worker.kinds import find
-from worker.limits import BYTES_PER_PIXEL, MemoryGate, check_dimensions, memory_for_pictures
+from worker.limits import (
+    BYTES_PER_PIXEL,
+    MB,
+    MemoryGate,
+    check_dimensions,
+    exhausted,
+    memory_for_pictures,
+    tells_of_memory,
+)
 from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
 from worker.web import place
 
@@ -99,3 +107,27 @@ def test_unknown_kinds(kind: str) -> None:
 def test_logged_urls_hold_no_signature() -> None:
     """Query and user name stay out of logs."""
     assert place("https://u:p@h.example:8/callback/b/t?sig=s") == "https://h.example:8/callback/b/t"
+
+
+def test_machine_keeps_how_pictures_are_encoded() -> None:
+    """Quality and encoder are the machine's, for tasks that come by claim as well."""
+    machine = {"JPEG_QUALITY": "80", "JPEG_ENCODER": "jpegli", "STRICT_SHARP": "1"}
+    assert task_environment(machine, {"TASK_ID": "t", "JPEG_QUALITY": "1"}) == machine | {"TASK_ID": "t"}
+
+
+def test_exhausted_memory_says_what_would_do() -> None:
+    """Twice the limit, or what the pixels need if that is more; without a limit only that it was not enough."""
+    assert exhausted(10**6, 100 * MB).endswith("may use; one with 344 MB would do")
+    assert exhausted(10**8, 100 * MB).endswith("one with 860 MB would do")
+    assert exhausted(None, None) == "The image needs more memory than this machine has"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["vips_tracked: out of memory --- size == 4MB", "Insufficient memory (case 4)", "std::bad_alloc",
+     "GLib-ERROR **: failed to allocate 9 bytes", "Cannot allocate memory"],
+)  # fmt: skip
+def test_want_of_memory_is_recognised(text: str) -> None:
+    """As the libraries say it."""
+    assert tells_of_memory(text)
+    assert not tells_of_memory("bad data in strip 4")

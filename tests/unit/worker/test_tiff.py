@@ -1,28 +1,18 @@
 """TIFF to JPEG without any network: the pipeline, what it says about itself, and what it refuses."""
 
-import os
-import shutil
-import struct
-import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from orchestrator.cli.samples import write_samples
+from tests import oracle
+from tests.corpus.writer import Page, Tag, write
 from worker.errors import BadInput, Cancelled, LimitExceeded
 from worker.kinds.tiff import Converted, Options, convert, output_key_of
 from worker.limits import MemoryGate
-from worker.tiff_tags import COMPRESSION, PHOTOMETRIC, read_tags
-
-SHARP = """
-const sharp = require('sharp');
-(async () => {
-  for (const path of process.argv.slice(1))
-    await sharp(path).jpeg({quality: 95, mozjpeg: true}).toFile(path + '.sharp.jpg');
-})().catch(error => { console.error(error); process.exit(1); });
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +30,15 @@ def made(source: Path, folder: Path, **options: object) -> tuple[Converted, Imag
         return result, picture.copy()
 
 
-def sharp_environment() -> dict[str, str] | None:
-    """An environment in which node finds sharp (NODE_PATH), or None."""
-    node = shutil.which("node")
-    if node is None:
-        return None
-    found = subprocess.run([node, "-e", "require('sharp')"], capture_output=True, check=False)
-    return dict(os.environ) if found.returncode == 0 else None
-
-
 def test_same_bytes_as_sharp(samples: dict[str, Path]) -> None:
     """Where sharp is right, the JPEG is byte for byte the one that sharp makes; with STRICT_SHARP also elsewhere."""
-    environment = sharp_environment()
-    if environment is None:
-        pytest.skip("node with sharp is not here: npm install sharp, then set NODE_PATH")
-    subprocess.run(["node", "-e", SHARP, *map(str, samples.values())], env=environment, check=True)
+    if not oracle.is_here():
+        pytest.skip(oracle.MISSING)
+    expected = oracle.convert(list(samples.values()))
     for name, source in samples.items():
         target = source.with_name(f"{source.name}.jpg")
         convert(source, target, Options(strict_sharp=name == "turned"))
-        assert target.read_bytes() == source.with_name(f"{source.name}.sharp.jpg").read_bytes(), name
+        assert target.read_bytes() == expected[source], name
 
 
 def test_every_sample_is_converted(samples: dict[str, Path], tmp_path: Path) -> None:
@@ -111,32 +91,67 @@ def test_broken_files_are_refused_in_one_sentence(samples: dict[str, Path], tmp_
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [
+        (lambda body: body[: len(body) // 2], "directory cannot be read|shorter|Read error"),
+        (lambda body: body[:8] + bytes(100) + body[108:], "."),
+    ],
+)
+def test_strict_refuses_what_libvips_warns_about(
+    samples: dict[str, Path], tmp_path: Path, cut: Callable[[bytes], bytes], says: str
+) -> None:
+    """With STRICT_SHARP no second attempt is made and nothing is decoded by other means."""
+    (tmp_path / "t.tif").write_bytes(cut(samples["rgb-lzw"].read_bytes()))
+    with pytest.raises(BadInput, match=says):
+        convert(tmp_path / "t.tif", tmp_path / "out.jpg", Options(strict_sharp=True))
+
+
+def test_harmless_warning_does_not_fail_a_file(tmp_path: Path) -> None:
+    """Entries in the wrong order: sharp refuses, this converts and says what it ignored; STRICT_SHARP refuses."""
+    source = tmp_path / "t.tif"
+    tags = {256: Tag("I", [8]), 257: Tag("I", [8]), 258: Tag("H", [8]), 259: Tag("H", [1]), 262: Tag("H", [1]),
+            277: Tag("H", [1]), 278: Tag("I", [8])}  # fmt: skip
+    source.write_bytes(write([Page(tags, [bytes(64)], backwards=True)]))
+    result, _ = made(source, tmp_path)
+    assert any("read in spite of a warning" in note for note in result.notes), result.notes
+    with pytest.raises(BadInput):
+        convert(source, tmp_path / "out.jpg", Options(strict_sharp=True))
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"JPEG_QUALITY": "0"}, "JPEG_QUALITY must be a whole number from 1 to 100, not '0'"),
+        ({"JPEG_QUALITY": "101"}, "from 1 to 100"), ({"JPEG_QUALITY": "9.5"}, "not '9.5'"),
+        ({"JPEG_QUALITY": "٣"}, "whole number"), ({"JPEG_ENCODER": "guetzli"}, "must be mozjpeg or jpegli"),
+        ({"JPEG_ENCODER": "jpegli", "STRICT_SHARP": "1"}, "STRICT_SHARP=1 needs JPEG_ENCODER=mozjpeg"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_told(env: dict[str, str], says: str) -> None:
+    """The sentence names the variable, what is allowed and what was found."""
+    with pytest.raises(BadInput, match=says):
+        Options.from_environment(env)
+
+
+def test_settings_from_the_environment() -> None:
+    """What is not set has the default; an empty variable is not set."""
+    plain = Options.from_environment({"JPEG_QUALITY": "", "JPEG_ENCODER": ""})
+    assert (plain.strict_sharp, plain.jpeg_quality, plain.jpeg_encoder) == (False, 95, "mozjpeg")
+    other = Options.from_environment({"STRICT_SHARP": "1", "JPEG_QUALITY": "80", "JPEG_ENCODER": "mozjpeg"})
+    assert (other.strict_sharp, other.jpeg_quality) == (True, 80)
+
+
+def test_quality_changes_the_size(samples: dict[str, Path], tmp_path: Path) -> None:
+    """JPEG_QUALITY reaches the encoder."""
+    assert made(samples["rgb"], tmp_path, jpeg_quality=50)[0].size < made(samples["rgb"], tmp_path)[0].size
+
+
 def test_floats_are_refused_not_guessed(tmp_path: Path) -> None:
     """Samples whose range is unknown are never passed through as black or white."""
     Image.linear_gradient("L").convert("F").save(tmp_path / "float.tif")
     with pytest.raises(BadInput, match="floating point"):
         convert(tmp_path / "float.tif", tmp_path / "out.jpg", Options())
-
-
-def test_ycbcr_without_jpeg_is_not_taken_for_rgb(tmp_path: Path) -> None:
-    """Raw YCbCr (photometric 6) has its colours back: what went in as red comes out as red."""
-    red = Image.new("RGB", (64, 64), (220, 20, 20)).convert("YCbCr")
-    source = tmp_path / "ycbcr.tif"
-    _write_raw(source, 64, 64, red.tobytes(), photometric=6)
-    result, picture = made(source, tmp_path)
-    pixel = picture.getpixel((32, 32))
-    assert isinstance(pixel, tuple)
-    assert all(abs(one - other) <= 4 for one, other in zip(pixel, (220, 20, 20), strict=True)), pixel
-    assert any("YCbCr" in note for note in result.notes)
-
-
-def test_lab_is_converted_rightly(tmp_path: Path) -> None:
-    """8-bit LAB, which sharp refuses, keeps its grey: L of 50% with no colour is about (119, 119, 119)."""
-    Image.merge("LAB", [Image.new("L", (64, 64), value) for value in (128, 128, 128)]).save(tmp_path / "lab.tif")
-    _, picture = made(tmp_path / "lab.tif", tmp_path)
-    pixel = picture.getpixel((32, 32))
-    assert isinstance(pixel, tuple)
-    assert all(abs(channel - 119) <= 4 for channel in pixel), pixel
 
 
 def test_too_large_for_this_machine_says_what_would_do(samples: dict[str, Path], tmp_path: Path) -> None:
@@ -168,36 +183,3 @@ def test_cancelled_conversion_ends(samples: dict[str, Path], tmp_path: Path) -> 
 def test_output_key_by_the_originals_rule(key: str, output: str) -> None:
     """`.tif` and `.tiff` in any case become `.jpg` at the end only; another ending is never overwritten."""
     assert output_key_of(key) == output
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_tags_are_read_in_both_byte_orders(tmp_path: Path, order: str) -> None:
-    """The small reader finds what it is asked for, and finds nothing in what is no TIFF."""
-    path = tmp_path / "t.tif"
-    entries = b"".join(
-        struct.pack(order + "HHIHH", tag, 3, 1, value, 0) for tag, value in ((COMPRESSION, 5), (PHOTOMETRIC, 6))
-    )
-    mark = b"II" if order == "<" else b"MM"
-    path.write_bytes(mark + struct.pack(order + "HI", 42, 8) + struct.pack(order + "H", 2) + entries)
-    assert read_tags(path) == {COMPRESSION: 5, PHOTOMETRIC: 6}
-    path.write_bytes(b"II*\0\xff\xff\xff\xff")
-    assert read_tags(path) == {}
-
-
-def _write_raw(path: Path, width: int, height: int, pixels: bytes, *, photometric: int) -> None:
-    """An uncompressed 8-bit TIFF of three samples, without subsampling."""
-    values = [(256, width), (257, height), (258, 8), (259, 1), (262, photometric), (273, 8), (277, 3), (278, height),
-              (279, len(pixels)), (284, 1)]  # fmt: skip
-    bits_at = 8 + len(pixels)
-    entries = b""
-    for tag, value in values:
-        entries += struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1,
-                               bits_at if tag == 258 else value)  # fmt: skip
-    count = len(values)
-    if photometric == 6:
-        entries += struct.pack("<HHIHH", 530, 3, 2, 1, 1)
-        count += 1
-    path.write_bytes(
-        struct.pack("<2sHI", b"II", 42, bits_at + 6) + pixels + struct.pack("<3H", 8, 8, 8)
-        + struct.pack("<H", count) + entries + bytes(4)
-    )  # fmt: skip

@@ -14,9 +14,11 @@ from actors.fleet import Fleet
 from actors.host import Host, task_environment
 from actors.intake import Intake
 from actors.machines.base import Provider
-from actors.maintenance import admit, expire, sweep, wake
+from actors.maintenance import admit, expire, read_on, sweep, wake
 from actors.maintenance.base import Report
 from actors.perform import Performer
+from actors.phases import all_phases
+from actors.rules.batch import longest_wait_ms
 from actors.rules.effects import Policy
 from actors.rules.model import Job
 from actors.rules.states import JobState, TaskStatus
@@ -39,9 +41,11 @@ def policy(settings: Settings) -> Policy:
         alarm_delay_ms=settings.alarm_delay_tiff_conversion,
         backoff_cap_ms=settings.alarm_delay_error_retry,
         spawn_give_up_ms=settings.spawn_give_up_s * 1000,
+        intake_timeout_ms=settings.intake_timeout_s * 1000,
         batch_size=settings.batch_size_tiff_conversion,
         delivery_give_up_ms=settings.delivery_give_up_s * 1000,
         delivers=settings.worker_url is not None,
+        kinds={name: phase.kind for name, phase in all_phases().items()},
     )
 
 
@@ -51,9 +55,11 @@ def secrets(settings: Settings) -> tuple[str, ...]:
     return (current, settings.callback_secret_former) if settings.callback_secret_former else (current,)
 
 
-def store(settings: Settings) -> Store:
-    """The store as every process but its owner sees it: commits over the socket, reads from the file."""
-    return Store(wire.Client(wire.socket_path(settings.run_dir, "store")), settings.store)
+def store(settings: Settings, *, reads_file: bool = True) -> Store:
+    """The store as every process but its owner sees it: writes over the socket, reads from the file or, in processes
+    that read little and start often, over the socket too."""
+    owner = wire.Client(wire.socket_path(settings.run_dir, "store"))
+    return Store(owner, settings.store if reads_file else None)
 
 
 def object_environment(settings: Settings) -> Environment:
@@ -171,11 +177,14 @@ def duties(settings: Settings, opened: Store, way: Directory, clock: Clock) -> l
             max_active=settings.max_active_batches,
             small_tasks=settings.small_batch_tasks,
             shared_hosts=settings.shared_hosts,
+            intake_timeout_ms=settings.intake_timeout_s * 1000,
         )
 
+    longest_ms = max(longest_wait_ms(policy(settings), state) for state in JobState if state is not JobState.RECEIVING)
     return [
-        Duty("wake", 1.0, lambda: wake.run_once(opened, activate, now=clock.now())),
+        Duty("wake", 1.0, lambda: wake.run_once(opened, activate, now=clock.now(), longest_ms=longest_ms)),
         Duty("admit", 1.0, admitting),
+        Duty("read_on", 1.0, lambda: read_on.run_once(opened, activate)),
         Duty("expire", 60.0, lambda: expire.run_once(opened, now=clock.now(), retention_days=settings.retention_days)),
         Duty("sweep", 30.0, lambda: sweep.run_once(way.fleet, settings.data_dir / "logs", now=clock.now())),
     ]

@@ -17,10 +17,10 @@ from actors.clock import TimeSource
 from actors.errors import Fenced, Unavailable
 from actors.rules.batch import decide
 from actors.rules.effects import Answer, Decision, Effect, Policy, State
-from actors.rules.events import AlarmFired, CalledBack, Event, Loaded
+from actors.rules.events import Activated, AlarmFired, CalledBack, Event, Loaded
 from actors.rules.flight import Flight
 from actors.rules.model import Job, Task
-from actors.rules.states import TERMINAL_JOBS
+from actors.rules.states import TERMINAL_JOBS, JobState
 from actors.rules.task import replace
 from actors.store import Commit, Store
 
@@ -74,14 +74,10 @@ class Durable:
         self.closed = False
 
     async def activate(self) -> None:
-        """Take the job over: the next epoch, its row, and the tasks in flight.
-
-        Tasks that look overdue get one full time-out before anything is destroyed: the clock may have jumped.
-        """
+        """Take the job over: the next epoch, its row, and the tasks in flight. The first event says so."""
         job, flying = await self._store.activate(self.job_id)
-        grace = self._clock.now() + self._policy.task_timeout_ms
-        in_flight = {t.task_id: replace(t, deadline_at=max(t.deadline_at or 0, grace)) for t in flying}
-        self.state = State(job=job, in_flight=Flight(in_flight))
+        self.state = State(job=job, in_flight=Flight({task.task_id: task for task in flying}))
+        self.submit(Activated())
         self._busy_at = asyncio.get_running_loop().time()
         self._trust_epoch()
 
@@ -120,7 +116,7 @@ class Durable:
         try:
             events = [one.event for one in group]
             loaded = await self._load(events)
-            state = await self._refill(self._state)
+            state = await self._refill(await self._refresh(self._state))
             decision = decide(state, [loaded, *events], self._policy, self._clock.now(), self._rng)
             if decision.changed:
                 await self._commit(decision)
@@ -177,22 +173,32 @@ class Durable:
         rows: list[Task] = await self._patiently(lambda: self._store.tasks(self.job_id, missing)) if missing else []
         return Loaded(tasks=tuple(rows))
 
+    async def _refresh(self, state: State) -> State:
+        """Intake moves the alarm of a job that is RECEIVING without asking its loop, page by page."""
+        if state.job.state is not JobState.RECEIVING:
+            return state
+        row = await self._patiently(lambda: self._store.job(self.job_id))
+        return state if row is None else replace(state, job=replace(state.job, alarm_at=row.alarm_at))
+
     async def _refill(self, state: State) -> State:
         """Read the next page of pending tasks, if there may be one."""
         job, now = state.job, self._clock.now()
         waiting_for_backoff = state.next_due is not None and state.next_due > now
         if state.ready or job.tasks_pending <= 0 or waiting_for_backoff or job.state in TERMINAL_JOBS:
             return state
-        page, next_due = await self._patiently(lambda: self._store.pending(job.id, job.phase, job.run, now, PAGE))
+        page, next_due = await self._pending(job, now)
+        if next_due is not None and next_due > now + self._policy.backoff_cap_ms:  # set before the clock went back
+            page, next_due = await self._pending(job, next_due)
         return replace(state, ready=tuple(page), next_due=next_due)
+
+    async def _pending(self, job: Job, now: int) -> tuple[list[Task], int | None]:
+        return await self._patiently(lambda: self._store.pending(job.id, job.phase, job.run, now, PAGE))
 
     async def _commit(self, decision: Decision) -> None:
         commit = Commit(
             job=decision.state.job,
             tasks=list(decision.tasks),
-            fail_pending=decision.fail_pending,
             rerun=decision.rerun,
-            now=self._clock.now(),
         )
         await self._patiently(lambda: self._store.commit(commit))
         self._trust_epoch()

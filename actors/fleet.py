@@ -15,6 +15,7 @@ All times are milliseconds; `now` is the wall clock.
 import asyncio
 import logging
 import random
+import signal
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ from actors.errors import ArkeError, Fenced, InvalidInput, Retired, Unavailable
 from actors.machines.base import MachineSpec, MachineStatus, Provider, ProviderUnavailable, SpawnRefused
 from actors.rules import fleet as rules
 from actors.rules.fleet import Demand
-from actors.rules.model import Job, Machine
+from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, MachineState
 from worker.contract import Claim, Environment
 
@@ -36,6 +37,8 @@ SINGLETON: Final = "fleet"
 CLAIM_MOST_MS: Final = 30_000
 TICK_MS: Final = 1_000
 SWEEP_MS: Final = 10_000
+OVERSTAY_MS: Final = 30_000
+"""How long a machine may be at work for jobs that are over. One that has no work asks for some within less."""
 HOST_PAUSE_MS: Final = 1_000
 COMMIT_PAUSE_MS: Final = 200
 CLAIMS_REMEMBERED: Final = 10_000
@@ -55,6 +58,10 @@ class FleetStore(Protocol):
     async def machines(self, *, alive: bool = True) -> list[Machine]: ...
 
     async def job(self, id: str, /) -> Job | None: ...
+
+    async def open_jobs(self, ids: list[str], /) -> set[str]: ...
+
+    async def held(self, job: str, machine: str, /) -> list[Task]: ...
 
 
 class Ending(msgspec.Struct, kw_only=True):
@@ -118,6 +125,7 @@ class Fleet:
         self._polls: dict[tuple[str, str], asyncio.Task[list[Environment]]] = {}
         self._waiting: Counter[str] = Counter()
         self._orphans: dict[str, int] = {}
+        self._overstays: dict[str, int] = {}
         self._swept_at = 0
         self._ticking = False
         self._changed = asyncio.Event()
@@ -219,7 +227,9 @@ class Fleet:
             case "claim":
                 return await self._claim(msgspec.convert(request["claim"], Claim), internal=bool(request["internal"]))
             case "destroy":
-                return await self._destroy(request["machine"], request["job"])
+                return await self._destroy(
+                    request["machine"], request["job"], request["task_id"], int(request["attempt"])
+                )
             case "release_job":
                 return await self._release_job(request["job"])
             case "list":
@@ -248,28 +258,35 @@ class Fleet:
             return {"lease": None}
         return {"lease": rules.leases(self._demands, slots)[job]}
 
-    async def _destroy(self, machine: str, job: str) -> dict[str, Any]:
-        """Conditional: only while the machine's last known job is this one. Done in the background, once committed."""
+    async def _destroy(self, machine: str, job: str, task_id: str, attempt: int) -> dict[str, Any]:
+        """Conditional: only while the machine may still run this attempt. Done in the background, once committed.
+
+        What it was given since is asked of the store, since `next` tasks do not come from here. A task that it
+        takes in this very moment goes back (`_take_for`).
+        """
+        held = await self._store.held(job, machine)
+        moved_on = rules.has_moved_on(held, task_id, attempt, concurrency=self._concurrency)
         row = self._rows.get(machine)
-        if row is not None and row.job_id == job:
-            await self._destroy_row(row, "destroyed: its task was overdue", tell=self._jobs_of.get(machine, [job]))
+        if row is not None and row.job_id == job and not moved_on:
+            await self._destroy_row(row, "destroyed: its task was overdue")
         return {}
 
     async def _release_job(self, job: str) -> dict[str, Any]:
         """The job is over: its wishes are forgotten and its machines destroyed. It need not be told itself."""
         self._demands.pop(job, None)
         for row in [row for row in self._rows.values() if row.job_id == job]:
-            others = [other for other in self._jobs_of.get(row.id, []) if other != job]
-            await self._destroy_row(row, "destroyed: its batch was ended", tell=others)
+            await self._destroy_row(row, "destroyed: its batch was ended", knows=job)
         return {}
 
-    async def _destroy_row(self, row: Machine, reason: str, *, tell: list[str]) -> None:
+    async def _destroy_row(self, row: Machine, reason: str, *, knows: str | None = None) -> None:
+        """End a machine. All jobs that took work on it are told, but for the one that `knows`."""
         if row.id in self._endings:
             return
         if row.state is MachineState.PLANNED:
             self._unwanted.add(row.id)
         elif await self._move(row.id, MachineState.DESTROYING, reason=reason) is not None:
-            self._endings[row.id] = Ending(why="gone", message=reason, tell=list(tell))
+            jobs = self._jobs_of.get(row.id, [])  # as of now: it may have taken work until the commit
+            self._endings[row.id] = Ending(why="gone", message=reason, tell=[job for job in jobs if job != knows])
             self._notify()
             if row.id not in self._creating:
                 self._background(self._bury(row.id))
@@ -293,16 +310,17 @@ class Fleet:
     async def _poll(self, claim: Claim, internal: bool) -> list[Environment]:
         until = self._now() + min(max(0, claim.wait_ms), CLAIM_MOST_MS)
         free = min(max(1, claim.free), 64)
+        self._overstays.pop(claim.machine, None)
         former = self._claims.get((claim.machine, claim.claim))
         if former is not None:
             self._check(claim.machine, internal)
-            tasks = await self._take_for(claim, former, free)
+            tasks = await self._take_for(claim, former, free, internal)
             if tasks:
                 return tasks
         while True:
             changed = self._changed
             self._check(claim.machine, internal)
-            tasks = await self._take_any(claim, free)
+            tasks = await self._take_any(claim, free, internal)
             if tasks:
                 return tasks
             left = until - self._now()
@@ -314,12 +332,13 @@ class Fleet:
         """Invariant 2 for machines: one that the fleet has given up gets no work, even if it still runs."""
         if self.stopped.is_set():
             raise _restarting()
-        if not internal:
-            return
+        if internal and not self._counts_on(machine):
+            raise Retired
+
+    def _counts_on(self, machine: str) -> bool:
         row = self._rows.get(machine)
         alive = row is not None and row.state in (MachineState.SPAWNING, MachineState.RUNNING)
-        if not alive or machine in self._endings:
-            raise Retired
+        return alive and machine not in self._endings
 
     async def _wait_for_work(self, kinds: Sequence[str], free: int, changed: asyncio.Event, milliseconds: int) -> None:
         self._waiting.update(dict.fromkeys(kinds, free))
@@ -333,7 +352,7 @@ class Fleet:
         now = self._now()
         return min((d.not_before - now for d in self._demands.values() if d.unmet and d.not_before > now), default=most)
 
-    async def _take_any(self, claim: Claim, free: int) -> list[Environment]:
+    async def _take_any(self, claim: Claim, free: int, internal: bool) -> list[Environment]:
         asked: set[str] = set()
         while True:
             order = rules.in_turn(self._demands, kinds=claim.kinds, after=self._last_job, now=self._now())
@@ -342,18 +361,34 @@ class Fleet:
                 return []
             asked.add(job)
             self._last_job = job
-            tasks = await self._take_for(claim, job, free)
+            tasks = await self._take_for(claim, job, free, internal)
             if tasks:
                 return tasks
 
-    async def _take_for(self, claim: Claim, job: str, free: int) -> list[Environment]:
+    async def _take_for(self, claim: Claim, job: str, free: int, internal: bool) -> list[Environment]:
         self._remember(claim, job)
         demand = self._demands.get(job)
         kind = demand.kind if demand else claim.kinds[0]
         tasks = await self._take(job, claim.machine, claim.claim, free, kind)
         if tasks:
             await self._worked_for(claim.machine, job, tasks[0])
+        if tasks and internal and not self._counts_on(claim.machine):
+            self._background(self._give_back(job, tasks))
+            raise Retired
         return [task["env"] for task in tasks or ()]
+
+    async def _give_back(self, job: str, tasks: list[dict[str, Any]]) -> None:
+        """Release assignments that no worker has heard of: who is told of the end of their machine was settled before.
+
+        A batch that stays silent for longer than its front is patient with it has their deadlines.
+        """
+        for task in tasks:
+            body = {"task_id": task["task_id"], "status": "released"}
+            report = {"op": "callback", "job": job, "run": task["run"], "attempt": task["attempt"], "body": body}
+            try:
+                await self._call_host(job, report)
+            except (ArkeError, OSError) as failure:
+                log.warning("[Fleet] %s was not given back: %s", task["task_id"], failure)
 
     def _remember(self, claim: Claim, job: str) -> None:
         """Before the job is asked: its answer may get lost. The job itself knows what it gave to this claim."""
@@ -529,6 +564,7 @@ class Fleet:
             self._notify()  # back-offs may be over
         for machine in [m for m in self._endings if m not in self._creating]:
             self._background(self._bury(machine))
+        await self._part_from_jobs_that_are_over(now)
         watched = [row for row in self._rows.values() if row.state is MachineState.RUNNING]
         sweep = now - self._swept_at >= self._sweep_ms or bool(self._orphans)
         if not watched and not sweep:
@@ -540,6 +576,35 @@ class Fleet:
                 await self._sweep(statuses)
         except (ProviderUnavailable, OSError) as failure:
             log.warning("[Fleet] the provider does not answer: %s", failure)
+
+    async def _part_from_jobs_that_are_over(self, now: int) -> None:
+        """Invariant 3: what the end of a job asked of the fleet may have been lost. Its machines end all the same
+        when they do not ask for other work, and its wish is forgotten.
+        """
+        versions = {job: demand.version for job, demand in self._demands.items()}
+        jobs = versions.keys() | {job for known in self._at_work().values() for job in known}
+        if not jobs:
+            return
+        try:
+            over = jobs - await self._store.open_jobs(sorted(jobs))
+        except (Unavailable, OSError) as failure:
+            log.info("[Fleet] which jobs are over is not known: %s", failure)
+            return
+        for job in over & self._demands.keys():
+            if self._demands[job].version == versions.get(job):
+                del self._demands[job]
+        self._overstays, due = rules.overstaying(
+            self._at_work(), over, self._overstays, now=now, patience_ms=OVERSTAY_MS
+        )
+        for machine in due:
+            row = self._rows.get(machine)
+            if row is not None and machine in self._overstays:  # else it has asked for work while another was ended
+                await self._destroy_row(row, "destroyed: its batch is over")
+
+    def _at_work(self) -> dict[str, list[str]]:
+        """The jobs that each machine may work for; without the machines that ask for work at this moment."""
+        asking = {machine for machine, _ in self._polls}
+        return {machine: self._jobs_of.get(machine, []) for machine in self._rows.keys() - asking}
 
     async def _compare(self, watched: list[Machine], statuses: list[MachineStatus]) -> None:
         by_id = {status.provider_id: status for status in statuses}
@@ -658,6 +723,8 @@ def _why(status: MachineStatus) -> tuple[str, str]:
     """The `why` and the message of a lost machine."""
     if status.oom:
         return "oom", "The machine ran out of memory."
+    if status.code == -signal.SIGKILL:  # who sent it is not known, and no provider says `oom` without knowing
+        return "exited", "The machine was killed by SIGKILL, as the kernel does when memory runs out."
     if status.state == "exited":
         code = "" if status.code is None else f" with code {status.code}"
         return "exited", f"The machine exited{code}."

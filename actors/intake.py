@@ -133,7 +133,13 @@ class Intake:
             return row
         if existing.state is JobState.RECEIVING:
             return existing
-        return await self._store.recreate(job)
+        try:
+            return await self._store.recreate(job)
+        except Conflict:  # another call was quicker: with the same body it is the one that this call goes on with
+            quicker = await self._store.job(job.id)
+            if quicker is None or quicker.state is not JobState.RECEIVING or quicker.body_digest != digest:
+                raise
+            return quicker
 
     async def _fail(self, job: Job, code: str, error: str) -> Job:
         now = self._clock.now()
@@ -190,6 +196,8 @@ def _phases(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, ...
     if phases is None:
         return default
     known = all_phases()
-    if not isinstance(phases, list) or not phases or any(name not in known for name in phases):
+    if not isinstance(phases, list) or not phases or any(not isinstance(p, str) or p not in known for p in phases):
         raise InvalidInput(f"phases must be a list of some of {', '.join(sorted(known))}.", field="phases")
+    if len(set(phases)) < len(phases):
+        raise InvalidInput("phases must name each phase once.", field="phases")
     return tuple(phases)

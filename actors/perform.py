@@ -9,7 +9,7 @@ from actors.errors import ArkeError
 from actors.phases import all_phases
 from actors.planning import plan_phase
 from actors.rules.effects import Announce, Deliver, DestroyMachine, Effect, PlanPhase, ReleaseMachines
-from actors.rules.events import DeliveryEnded, Event, Leased, PhasePlanned
+from actors.rules.events import DeliveryEnded, Event, Leased, PhasePlanned, PlanFailed
 from actors.rules.model import Job
 from actors.store import Store
 
@@ -39,9 +39,8 @@ class Performer:
                 await self._tell_fleet({"op": "release_job", "job": job.id})
             case Deliver(run=run):
                 return await self._deliver(job, run)
-            case PlanPhase(phase=phase):
-                total = await plan_phase(self._store, job, phase)
-                return PhasePlanned(phase=phase, tasks_total=total)
+            case PlanPhase(run=run, phase=phase):
+                return await self._plan(job, run, phase)
             case _:
                 raise TypeError(f"no rule how to perform {type(effect).__name__}")
         return None
@@ -58,6 +57,18 @@ class Performer:
             telemetry.warning("fleet.away", op=request["op"], batch=request["job"], why=type(error).__name__)
             return {}
         return answer
+
+    async def _plan(self, job: Job, run: int, phase: int) -> Event:
+        """Also a failure is an event, since the rules wait for one: what a phase's own code raises is permanent."""
+        try:
+            total = await plan_phase(self._store, job, phase)
+        except (ArkeError, OSError) as error:
+            telemetry.warning("phase.not_planned", batch=job.id, phase=phase, why=type(error).__name__)
+            return PlanFailed(run=run, phase=phase, message=str(error))
+        except Exception as error:  # noqa: BLE001 - a phase is anybody's code
+            telemetry.fault("phase.broken", batch=job.id, phase=phase)
+            return PlanFailed(run=run, phase=phase, message=f"its code raised {type(error).__name__}.", permanent=True)
+        return PhasePlanned(run=run, phase=phase, tasks_total=total)
 
     async def _deliver(self, job: Job, run: int) -> Event:
         if self._channel is None:

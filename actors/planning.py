@@ -6,7 +6,7 @@ from typing import Final
 
 from actors.phases import Phase, all_phases
 from actors.rules.model import Job, Task
-from actors.rules.states import TERMINAL_TASKS
+from actors.rules.states import TERMINAL_TASKS, TaskStatus
 from actors.store import Store
 from worker.contract import FileRef
 
@@ -19,8 +19,9 @@ def task_id(job_id: str, phase: int, kind: str, n: int) -> str:
 
 
 async def plan_tasks(store: Store, job: Job, phase_index: int) -> int:
-    """Insert the tasks of a phase whose files are in the store. Idempotent; returns how many there are.
+    """Insert the tasks of a phase whose files are in the store. Idempotent; returns how many are to be done.
 
+    A task of an earlier run whose file is the same stays: what it has completed is not done again.
     An output key that is an input's, or that another task has, gets `-1`, `-2`, … before its ending, in
     the order of the list: the rule is stable, so that a resumed plan gives the same keys.
     """
@@ -32,7 +33,7 @@ async def plan_tasks(store: Store, job: Job, phase_index: int) -> int:
         fresh = [(n, file) for n, file in wanted if n not in known]
         if fresh:
             await store.plan(job.id, job.run, phase_index, await _tasks(store, job, phase_index, phase, fresh))
-        total += len(wanted)
+        total += len(fresh) + sum(task.status is not TaskStatus.COMPLETED for task in known.values())
         after = page[-1][0]
     return total
 
@@ -50,17 +51,24 @@ async def processed_files(store: Store, job: Job) -> AsyncIterator[FileRef]:
 
 
 async def plan_phase(store: Store, job: Job, phase_index: int) -> int:
-    """Make the files of the next phase from the results of the one before, then its tasks."""
+    """Make the files of the next phase from the results of the one before, then its tasks.
+
+    Idempotent, and right over what an earlier run has left of the phase. Returns how many tasks are to be done.
+
+    Raises:
+        Conflict: the run is over.
+        Exception: what the code of a phase raises.
+    """
     buffered: list[FileRef] = []
     n = 0
     async for file in processed_files(store, job):
         buffered.append(file)
         if len(buffered) == PAGE:
-            await store.add_phase_files(job.id, phase_index, n, buffered)
+            await store.add_phase_files(job.id, job.run, phase_index, n, buffered)
             n += len(buffered)
             buffered = []
-    if buffered:
-        await store.add_phase_files(job.id, phase_index, n, buffered)
+    await store.add_phase_files(job.id, job.run, phase_index, n, buffered)
+    await store.end_phase_files(job.id, job.run, phase_index, n + len(buffered))
     return await plan_tasks(store, job, phase_index)
 
 

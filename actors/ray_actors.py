@@ -17,7 +17,7 @@ from actors.directory import Directory
 from actors.errors import Unavailable
 from actors.machines import open_provider
 from actors.settings import Settings
-from actors.store import Store, Writer
+from actors.store import Store
 
 NAMESPACE: Final = "arke"
 READY_TIMEOUT_S: Final = 20.0
@@ -82,8 +82,8 @@ class Shell:
     async def _listen(self, handler: Any) -> None:
         self._server = await wire.serve(wire.socket_path(self.settings.run_dir, self.name), handler)
 
-    def _connect(self) -> tuple[Store, Directory]:
-        opened = assembly.store(self.settings)
+    def _connect(self, *, reads_file: bool = True) -> tuple[Store, Directory]:
+        opened = assembly.store(self.settings, reads_file=reads_file)
         return opened, assembly.directory(self.settings, opened, make_ensure(self.settings))
 
 
@@ -92,8 +92,10 @@ class StoreActor(Shell):
     """Owns the SQLite file: every commit of the service goes through this process."""
 
     async def _open(self) -> None:
-        self._writer = await asyncio.to_thread(Writer, self.settings.store)
-        await self._listen(self._writer.put)
+        from actors.store.served import Served  # SQL: this process alone needs it at its start
+
+        served = await asyncio.to_thread(Served.open, self.settings.store)
+        await self._listen(served.handle)
 
 
 @ray.remote
@@ -102,7 +104,7 @@ class HostActor(Shell):
 
     async def _open(self) -> None:
         self._leaving: asyncio.Task[None] | None = None
-        opened, way = self._connect()
+        opened, way = self._connect(reads_file=False)
         own = self.name.startswith("batch:")
         host = assembly.host(self.name, self.settings, opened, way, Clock(), self._leave if own else None)
         await self._listen(host.handle)

@@ -1,11 +1,12 @@
-"""Durable callbacks per second, beside the floor, in the same run.
+"""Durable callbacks per second, beside two floors, in the same run.
 
     python -m bench.callbacks [--quick] [--repetitions 3] [--fsync-delay-ms 2] [--flat]
 
 64 connections post the reports of workers, each task's once, all tasks assigned before; each 200 means that
-the report is on disk. Into one batch, and into sixteen batches (an actor each), in turn with `bench/floor.py`.
-Medians over the repetitions; ratios are service / floor of the same repetition. Beside rates and latencies:
-fsyncs of the database for a callback, and processor seconds of all processes of the service for 1,000.
+the report is on disk. Into one batch, and into sixteen batches (an actor each), in turn with the floors of
+`bench/floor.py`: one behind an ordinary route of FastAPI, and the bare ASGI callable. Medians over the repetitions;
+ratios are service / floor of the same repetition. Beside rates and latencies: fsyncs of the database for a callback,
+and processor seconds of all processes of the service for 1,000.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import psutil
@@ -85,9 +86,9 @@ class Bench:
                 raise Broken(f"{name}: {self.service.state(name)}")
         return measured
 
-    def floor_burst(self, batches: int, tasks: int) -> Measured:
-        """The same of a new floor."""
-        with running_floor(self.folder, self.fsyncs, batches, tasks) as (port, process):
+    def floor_burst(self, kind: str, batches: int, tasks: int) -> Measured:
+        """The same of a new floor, `asgi` or `route`."""
+        with running_floor(kind, self.folder, self.fsyncs, batches, tasks) as (port, process):
             requests = [
                 post(f"/callback/{batch}/{batch}_tiff_{n}", callback_body(batch, f"{batch}_tiff_{n}", n))
                 for n in range(tasks)
@@ -133,12 +134,14 @@ def _prepared(batch: str, env: dict[str, str]) -> bytes:
 
 
 @contextlib.contextmanager
-def running_floor(folder: Path, fsyncs: Fsyncs, batches: int, tasks: int) -> Iterator[tuple[int, psutil.Process]]:
+def running_floor(
+    kind: str, folder: Path, fsyncs: Fsyncs, batches: int, tasks: int
+) -> Iterator[tuple[int, psutil.Process]]:
     """A floor with new rows: its port and process."""
     from bench.service import free_port
 
     port = free_port()
-    arguments = [str(port), str(folder / "floor.db"), str(batches), str(tasks)]
+    arguments = [str(port), str(folder / "floor.db"), str(batches), str(tasks), kind]
     process = Process("bench.floor", arguments, fsyncs.environment("floor"), folder / "floor.log")
     try:
         wait_for("the floor", lambda: answers(port))
@@ -155,37 +158,43 @@ def answers(port: int) -> bool:
         return False
 
 
+FLOORS: Final = {"route": "floor, FastAPI route", "asgi": "floor, bare ASGI"}
+
+
 def compare(bench: Bench, repetitions: int, sizes: dict[str, tuple[int, int]]) -> str:
-    """The table of service and floor, alternating."""
+    """The table of service and floors, alternating."""
     rows = []
     for title, (batches, tasks) in sizes.items():
-        pairs = []
-        for number in range(repetitions):
-            turns = [bench.service_burst, bench.floor_burst]
-            first, second = turns if number % 2 == 0 else reversed(turns)
-            results = {turn.__name__: turn(batches, tasks) for turn in (first, second)}
-            pairs.append((results["service_burst"], results["floor_burst"]))
-        rows += _rows(title, pairs)
+        turns = [_turn(bench, batches, tasks, number) for number in range(repetitions)]
+        rows += _rows(title, turns)
     head = ["into", "", "callbacks/s", "p50 ms", "p99 ms", "fsyncs a callback", "processor s per 1,000"]
     return table(head, rows)
 
 
-def _rows(title: str, pairs: list[tuple[Measured, Measured]]) -> list[list[str]]:
-    fields = ("rate", "p50_ms", "p99_ms", "fsyncs", "cpu_s")
-    forms = ("{:,.0f}", "{:.1f}", "{:.1f}", "{:.3f}", "{:.3f}")
+def _turn(bench: Bench, batches: int, tasks: int, number: int) -> dict[str, Measured]:
+    """One repetition: each of the three once, in an order that turns from one repetition to the next."""
+    names = ["service", *FLOORS]
+    shift = number % len(names)
+    return {
+        name: bench.service_burst(batches, tasks) if name == "service" else bench.floor_burst(name, batches, tasks)
+        for name in names[shift:] + names[:shift]
+    }
 
-    def row(name: str, values: list[Any]) -> list[str]:
-        return [title, name, *(form.format(value) for form, value in zip(forms, values, strict=True))]
 
-    service = [median(getattr(pair[0], field) for pair in pairs) for field in fields]
-    floor = [median(getattr(pair[1], field) for pair in pairs) for field in fields]
-    ratios = [median(getattr(pair[0], field) / getattr(pair[1], field) for pair in pairs) for field in fields]
-    each = ", ".join(f"{pair[0].rate / pair[1].rate:.2f}" for pair in pairs)
-    return [
-        row("service", service),
-        row("floor", floor),
-        [title, f"**ratio** ({each})", *(f"{ratio:.2f}" for ratio in ratios)],
-    ]
+def _rows(title: str, turns: list[dict[str, Measured]]) -> list[list[str]]:
+    rows = [_row(title, "service", [turn["service"] for turn in turns])]
+    for name, label in FLOORS.items():
+        rows.append(_row(title, label, [turn[name] for turn in turns]))
+    for name, label in FLOORS.items():
+        ratios = [turn["service"].rate / turn[name].rate for turn in turns]
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        rows.append([title, f"**service / {label}**", f"**{median(ratios):.2f}** ({each})", "", "", "", ""])
+    return rows
+
+
+def _row(title: str, name: str, found: list[Measured]) -> list[str]:
+    forms = {"rate": "{:,.0f}", "p50_ms": "{:.1f}", "p99_ms": "{:.1f}", "fsyncs": "{:.3f}", "cpu_s": "{:.3f}"}
+    return [title, name, *(form.format(median(getattr(one, field) for one in found)) for field, form in forms.items())]
 
 
 def flat(bench: Bench, repetitions: int, sizes: tuple[int, ...]) -> str:

@@ -2,10 +2,12 @@
 
 uvicorn and SQLite (WAL, synchronous=FULL) with group commit in one process: each callback updates its
 task's row and its batch's, and is answered after COMMIT. What arrives in one turn of the event loop is a
-group; `thread` commits on a thread instead, so that what arrives during a commit is the next group. No Ray,
-no signatures, no rules, no recovery, no other processes.
+group. No Ray, no signatures, no rules, no recovery, no other processes.
 
-    python -m bench.floor PORT FILE BATCHES TASKS [thread]
+    python -m bench.floor PORT FILE BATCHES TASKS asgi|route
+
+`asgi` is the least that can be: one ASGI callable, no routing. `route` is the same behind an ordinary route of
+FastAPI with a pydantic model, as a service would be written.
 """
 
 import asyncio
@@ -13,11 +15,12 @@ import contextlib
 import sqlite3
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import fastapi
 import msgspec
+import pydantic
 import uvicorn
 
 SCHEMA: Final = """
@@ -48,10 +51,9 @@ class Report(msgspec.Struct):
 class Floor:
     """The ASGI application."""
 
-    def __init__(self, path: Path, on_thread: bool) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA synchronous=FULL")
-        self._thread = ThreadPoolExecutor(max_workers=1) if on_thread else None
         self._waiting: list[tuple[Report, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -65,13 +67,14 @@ class Floor:
             message = await receive()
             body += message["body"]
         if scope["method"] == "POST":
-            await self._keep(msgspec.json.decode(body, type=Report))
+            await self.keep(msgspec.json.decode(body, type=Report))
         answer = b'{"ok":true,"received":true}'
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
-    def _keep(self, report: Report) -> "asyncio.Future[None]":
+    def keep(self, report: Report) -> "asyncio.Future[None]":
+        """Ends after the commit."""
         loop = asyncio.get_running_loop()
         kept: asyncio.Future[None] = loop.create_future()
         self._waiting.append((report, kept))
@@ -80,14 +83,9 @@ class Floor:
         return kept
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting:
             group, self._waiting = self._waiting, []
-            reports = [report for report, _ in group]
-            if self._thread is None:
-                self._commit(reports)
-            else:
-                await loop.run_in_executor(self._thread, self._commit, reports)
+            self._commit([report for report, _ in group])
             for _, kept in group:
                 if not kept.done():
                     kept.set_result(None)
@@ -114,6 +112,34 @@ class Floor:
         db.execute("COMMIT")
 
 
+class Body(pydantic.BaseModel):
+    """The same callback, as FastAPI takes it."""
+
+    task_id: str
+    batch_id: str
+    status: str
+    output_r2_key: str
+    output_file_name: str
+    output_file_size: int
+    performance: dict[str, Any]
+
+
+def with_routes(floor: Floor) -> fastapi.FastAPI:
+    """The floor behind routes."""
+    app = fastapi.FastAPI()
+
+    @app.get("/")
+    async def root() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.post("/callback/{batch}/{task}")
+    async def callback(batch: str, task: str, body: Body) -> dict[str, bool]:
+        await floor.keep(Report(**body.model_dump()))
+        return {"ok": True, "received": True}
+
+    return app
+
+
 def fill(path: Path, batches: int, tasks: int) -> None:
     """A new file with its rows."""
     for old in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
@@ -133,9 +159,9 @@ def main() -> None:
     """Fill the file and serve until SIGTERM."""
     port, path, batches, tasks = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     fill(path, batches, tasks)
-    application = Floor(path, on_thread=sys.argv[5:] == ["thread"])
+    floor = Floor(path)
     uvicorn.run(
-        application,
+        with_routes(floor) if sys.argv[5] == "route" else floor,
         host="127.0.0.1",
         port=port,
         loop="uvloop",

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import errors
 from orchestrator.callback_path import CallbackMiddleware
-from orchestrator.routes import admin, batches, health, jobs, machines
+from orchestrator.routes import admin, batches, documentation, health, jobs, machines
 from orchestrator.routing import Engine
 
 CORS = {
@@ -22,32 +22,21 @@ def create_app(engine: Engine, *, callbacks_in_front: bool = True) -> FastAPI:
     app = FastAPI(
         title="Arke orchestrator",
         summary="Batches of files through phases, each task on a machine of its own.",
+        description=documentation.INTRODUCTION,
         version="1",
+        docs_url=None,  # `documentation` serves a page that needs no internet
+        redoc_url=None,
     )
     app.state.engine = engine
     for group in (batches, jobs, machines, admin, health):
         app.include_router(group.router)
+    documentation.install(app)
     errors.install(app)
     app.add_middleware(errors.CatchAll)
     app.add_middleware(Cors)
     if callbacks_in_front:
         app.add_middleware(CallbackMiddleware, engine=engine)
-    _without_422(app)
     return app
-
-
-def _without_422(app: FastAPI) -> None:
-    """Take FastAPI's own 422 out of the OpenAPI document: invalid input is 400 here."""
-    made = app.openapi
-
-    def openapi() -> dict[str, object]:
-        document = made()
-        for path in document.get("paths", {}).values():
-            for operation in path.values():
-                operation["responses"].pop("422", None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class Cors:

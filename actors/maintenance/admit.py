@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from actors.errors import ArkeError
-from actors.maintenance.base import Activate, Report
+from actors.maintenance.base import CLOCKS_DIFFER_MS, Activate, Report
 from actors.rules.model import Job
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ FailIntake = Callable[[Job], Awaitable[object]]
 class AdmitStore(Protocol):
     async def waiting(self, limit: int) -> list[Job]: ...
 
-    async def stalled(self, now: int, limit: int) -> list[Job]: ...
+    async def stalled(self, now: int, limit: int, far: int) -> list[Job]: ...
 
     async def admit(
         self, job_id: str, *, max_active: int, small_tasks: int, shared_hosts: int, now: int
@@ -35,9 +35,14 @@ async def run_once(
     max_active: int,
     small_tasks: int,
     shared_hosts: int,
+    intake_timeout_ms: int,
     limit: int = LIMIT,
 ) -> Report:
-    """Place at most `limit` jobs. A large one that finds no slot is passed over: small ones behind it have places."""
+    """Place at most `limit` jobs. A large one that finds no slot is passed over: small ones behind it have places.
+
+    An intake whose alarm is further ahead than `intake_timeout_ms` was begun before the clock went back: it is looked
+    at like one that is overdue, and its job bounds its waits.
+    """
     done = failed = 0
     waiting = await store.waiting(limit)
     for job in waiting:
@@ -51,7 +56,7 @@ async def run_once(
         except (ArkeError, OSError) as failure:
             failed += 1  # placed but not woken: its alarm is due, so `wake` does it
             log.warning("[Maintenance] %s cannot be admitted: %s", job.id, failure)
-    stalled = await store.stalled(now, limit)
+    stalled = await store.stalled(now, limit, now + intake_timeout_ms + CLOCKS_DIFFER_MS)
     for job in stalled:
         try:
             await fail_intake(job)

@@ -26,6 +26,7 @@ from actors.rules.effects import (
     State,
 )  # fmt: skip
 from actors.rules.events import (
+    Activated,
     AlarmFired,
     CalledBack,
     Cancelled,
@@ -35,6 +36,7 @@ from actors.rules.events import (
     Loaded,
     MachineLost,
     PhasePlanned,
+    PlanFailed,
     Redelivered,
     Retried,
     WasReset,
@@ -46,7 +48,10 @@ from actors.rules.states import JOB_MOVES, TERMINAL_JOBS, TERMINAL_TASKS, Delive
 from actors.rules.task import ImpossibleMove, replace
 
 DELIVERY_PATIENCE_MS: Final = 60_000
-"""After a delivery was begun and nothing was heard (a crash), it is begun again; longer than one request may take."""
+"""How often a delivery that was begun is looked at: after a crash it is begun again."""
+
+DELIVERY_MOST_MS: Final = 600_000
+"""Within an activation it is not begun again before: longer than the request with the longest list may take."""
 
 WAITS_FOR_PLACE_MS: Final = 120_000
 """A job without a place is admitted from outside: its loop, if it has one, ends meanwhile and is not asked often."""
@@ -65,11 +70,12 @@ class Draft:
         self.next_due = state.next_due
         self.announced = state.announced
         self.lease = state.lease
+        self.plan = state.plan
+        self.delivering_until = state.delivering_until
         self.policy, self.now, self.rng = policy, now, rng
         self.changed: dict[str, Task] = {}
         self.loaded: dict[str, Task] = {}
         self.effects: list[Effect] = []
-        self.fail_pending: str | None = None
         self.rerun = False
         self.tell_again = False
 
@@ -126,7 +132,7 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
     before = draft.job
     answers = tuple(HANDLERS[type(event)](draft, event) for event in events)
     _settle(draft)
-    changed = draft.job is not before or bool(draft.changed) or draft.rerun or draft.fail_pending is not None
+    changed = draft.job is not before or bool(draft.changed) or draft.rerun
     alarm_at = _alarm(draft)
     changed = changed or alarm_at != draft.job.alarm_at
     job = draft.job
@@ -140,9 +146,10 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
             next_due=draft.next_due,
             announced=draft.announced,
             lease=draft.lease,
+            plan=draft.plan,
+            delivering_until=draft.delivering_until,
         ),
         tasks=tuple(draft.changed.values()),
-        fail_pending=draft.fail_pending,
         rerun=draft.rerun,
         answers=answers,
         effects=tuple(draft.effects),
@@ -153,6 +160,29 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
 # --- one function per event ---------------------------------------------------------------------
 
 
+def _activated(d: Draft, _: Activated) -> Answer:
+    """No wait is longer than its setting allows: one that seems to be was begun before the clock went back."""
+    latest = d.now + longest_wait_ms(d.policy, d.job.state)
+    bounds = {"alarm_at": latest, "delivery_at": latest, "delivery_since": d.now, "refused_since": d.now}
+    beyond = {name: bound for name, bound in bounds.items() if (getattr(d.job, name) or 0) > bound}
+    if beyond:
+        d.set(**beyond)
+    for task in list(d.in_flight.values()):  # in memory only: the next activation does the same with the same rows
+        d.in_flight[task.task_id] = tasks.resume(task, d.policy, d.now)
+    return None
+
+
+def longest_wait_ms(policy: Policy, state: JobState) -> int:
+    """How far ahead the alarm of a job in this state can be."""
+    if state is JobState.RECEIVING:
+        return policy.intake_timeout_ms
+    if state is JobState.QUEUED:
+        return WAITS_FOR_PLACE_MS
+    if state is JobState.RUNNING:
+        return policy.alarm_delay_ms
+    return max(DELIVERY_PATIENCE_MS, policy.backoff_cap_ms)
+
+
 def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
     if d.job.state is JobState.QUEUED and d.job.placement is not None:
         d.set(state=JobState.RUNNING, started_at=d.now)
@@ -161,6 +191,8 @@ def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
     for task in [t for t in d.in_flight.values() if t.deadline_at is not None and t.deadline_at <= d.now]:
         _overdue(d, task)
     d.tell_again = True  # the fleet forgets demands when it dies
+    if d.plan == "failed":
+        d.plan = "no"
     if d.job.delivery is Delivery.PENDING and (d.job.delivery_at or 0) <= d.now:
         _begin_delivery(d)
     return None
@@ -236,6 +268,8 @@ def _next_claim(report: CalledBack) -> str:
 
 
 def _work_taken(d: Draft, wish: WorkTaken) -> Answer:
+    if d.policy.kinds.get(d.job.phases[d.job.phase], wish.kind) != wish.kind:
+        return Granted(())  # the machine was sent for the phase before
     open_already = tuple(t for t in d.in_flight.values() if t.machine == wish.machine and t.claim == wish.claim)
     if open_already or d.job.state is not JobState.RUNNING:
         return Granted(open_already, _demand(d))
@@ -291,16 +325,18 @@ def _retried(d: Draft, _: Retried) -> Answer:
     job = d.job
     if job.state not in TERMINAL_JOBS:
         return Refused("conflict", f"Batch {job.id} has not ended yet. Cancel it first, or wait.")
-    if d.fail_pending is not None:  # it ended in this very turn: its rows must fail before they can run again
-        return Refused("unavailable", f"Batch {job.id} is just ending. Send the same request again.")
-    if job.tasks_failed == 0:
+    if job.queued_at is None:
+        return Refused("conflict", f"The list of files of batch {job.id} is not complete. Send its body again.")
+    begin = _begin_again(job)
+    if begin is None:
         return Refused("conflict", f"No task of batch {job.id} has failed; there is nothing to run again.")
     d.rerun = True
     d.set(
         state=JobState.QUEUED,
         run=job.run + 1,
-        history=(*job.history, _count(job)),
-        tasks_total=job.tasks_failed,
+        phase=job.phases.index(begin.name),
+        history=job.past,
+        tasks_total=begin.tasks_failed,
         tasks_completed=0,
         tasks_failed=0,
         tasks_in_flight=0,
@@ -311,40 +347,48 @@ def _retried(d: Draft, _: Retried) -> Answer:
         delivery=Delivery.NONE,
         delivery_tries=0,
         delivery_at=None,
+        delivery_since=None,
         delivery_error=None,
         queued_at=d.now,
         started_at=None,
         completed_at=None,
     )
     d.ready, d.next_due, d.in_flight = [], None, Flight()
+    d.plan, d.delivering_until = "no", 0
+    d.effects = [effect for effect in d.effects if not isinstance(effect, Deliver | PlanPhase)]  # of the run before
     return None
+
+
+def _begin_again(job: Job) -> PhaseCount | None:
+    """The first phase of the run in which a task has failed. Where none has: the phase in which a run that came to no
+    end stopped, with nothing left of it but to plan the next one. None: there is nothing to run again.
+    """
+    counts = [count for count in (*job.history, job.count) if count.run == job.run]
+    unfinished = None if job.state is JobState.DONE else job.count
+    return next((count for count in counts if count.tasks_failed), unfinished)
 
 
 def _redelivered(d: Draft, _: Redelivered) -> Answer:
     if d.job.state is not JobState.DONE or not d.policy.delivers:
         return Refused("conflict", "Only a finished batch with a receiver (WORKER_URL) can be delivered again.")
     if d.job.delivery is not Delivery.PENDING:
-        d.set(delivery=Delivery.PENDING, delivery_tries=0, delivery_error=None)
-        _begin_delivery(d)
+        _await_delivery(d)
     return None
 
 
 def _delivery_ended(d: Draft, told: DeliveryEnded) -> Answer:
     """Invariant 6: whatever the receiver says, the batch stays what it is; only its delivery changes."""
+    if told.outcome == "delivered":
+        _remember_delivered(d, told.run)
     job = d.job
     if told.run != job.run or job.delivery is not Delivery.PENDING:
         return None
+    d.delivering_until = 0
     if told.outcome == "delivered":
-        d.set(
-            delivery=Delivery.DELIVERED,
-            delivered_runs=job.delivered_runs + 1,
-            delivery_at=None,
-            delivery_error=None,
-            delivery_tries=job.delivery_tries + 1,
-        )
+        _end_delivery(d, Delivery.DELIVERED, None)
     elif told.outcome == "refused":
         _end_delivery(d, Delivery.REFUSED, told.message)
-    elif d.now - (job.completed_at or d.now) >= d.policy.delivery_give_up_ms:
+    elif d.now - (job.delivery_since or d.now) >= d.policy.delivery_give_up_ms:
         _end_delivery(d, Delivery.GIVEN_UP, told.message)
     else:
         ceiling = min(d.policy.backoff_cap_ms, d.policy.backoff_base_ms * 2 ** min(job.delivery_tries, 20))
@@ -356,20 +400,49 @@ def _delivery_ended(d: Draft, told: DeliveryEnded) -> Answer:
     return None
 
 
+def _remember_delivered(d: Draft, run: int) -> None:
+    """Also of an earlier run, whose answer comes when the next one has begun."""
+    if run > d.job.delivered_run:
+        d.set(delivered_run=run)
+    late = [count for count in d.job.history if count.run == run and count.delivery is Delivery.SUPERSEDED]
+    if late:
+        d.set(
+            history=tuple(
+                replace(count, delivery=Delivery.DELIVERED) if count in late else count for count in d.job.history
+            )
+        )
+
+
 def _phase_planned(d: Draft, planned: PhasePlanned) -> Answer:
     job = d.job
-    over = job.tasks_completed + job.tasks_failed >= job.tasks_total  # False: it was planned for an earlier run
-    if job.state is JobState.RUNNING and planned.phase == job.phase + 1 and over:
-        d.set(
-            phase=planned.phase,
-            history=(*job.history, _count(job)),
-            tasks_total=planned.tasks_total,
-            tasks_completed=0,
-            tasks_failed=0,
-            tasks_in_flight=0,
-        )
-        d.ready, d.next_due = [], None
+    if not _is_awaited(d, planned):
+        return None
+    d.set(
+        phase=planned.phase,
+        history=(*job.history, job.count),
+        tasks_total=planned.tasks_total,
+        tasks_completed=0,
+        tasks_failed=0,
+        tasks_in_flight=0,
+    )
+    d.ready, d.next_due, d.plan = [], None, "no"
     return None
+
+
+def _plan_failed(d: Draft, failure: PlanFailed) -> Answer:
+    """The next alarm asks for it again, unless that is known to be in vain."""
+    if not _is_awaited(d, failure):
+        return None
+    d.plan = "failed"
+    if failure.permanent:
+        name = d.job.phases[failure.phase]
+        _stop(d, JobState.FAILED, "planning_failed", f"The phase {name} cannot be planned: {failure.message}")
+    return None
+
+
+def _is_awaited(d: Draft, told: PhasePlanned | PlanFailed) -> bool:
+    """False: of an earlier run, or told twice."""
+    return d.job.state is JobState.RUNNING and told.run == d.job.run and told.phase == d.job.phase + 1
 
 
 def _loaded(d: Draft, rows: Loaded) -> Answer:
@@ -378,6 +451,7 @@ def _loaded(d: Draft, rows: Loaded) -> Answer:
 
 
 HANDLERS: Final[dict[type[Event], Callable[[Draft, Any], Answer]]] = {
+    Activated: _activated,
     AlarmFired: _alarm_fired,
     CalledBack: _called_back,
     WorkTaken: _work_taken,
@@ -389,6 +463,7 @@ HANDLERS: Final[dict[type[Event], Callable[[Draft, Any], Answer]]] = {
     Redelivered: _redelivered,
     DeliveryEnded: _delivery_ended,
     PhasePlanned: _phase_planned,
+    PlanFailed: _plan_failed,
     Loaded: _loaded,
 }
 
@@ -400,10 +475,11 @@ def _settle(d: Draft) -> None:
     """Ends the phase or the batch when its last task is terminal; tells the fleet of changed demand."""
     job = d.job
     if job.state is JobState.RUNNING and job.tasks_completed + job.tasks_failed >= job.tasks_total:
-        if job.phase + 1 < len(job.phases):
-            d.effects.append(PlanPhase(phase=job.phase + 1))
-        else:
+        if job.phase + 1 == len(job.phases):
             _complete(d)
+        elif d.plan == "no":
+            d.plan = "asked"
+            d.effects.append(PlanPhase(run=job.run, phase=job.phase + 1))
     want = _demand(d)
     begins_or_ends = (want == 0) != (d.announced == 0)
     if begins_or_ends or want > d.announced or (d.tell_again and want):
@@ -422,13 +498,20 @@ def _demand(d: Draft) -> int:
 def _complete(d: Draft) -> None:
     d.set(state=JobState.DONE, completed_at=d.now)
     if d.policy.delivers:
-        d.set(delivery=Delivery.PENDING)
-        _begin_delivery(d)
+        _await_delivery(d)
+
+
+def _await_delivery(d: Draft) -> None:
+    """The first attempt, and a whole DELIVERY_GIVE_UP_S from now for all of them."""
+    d.set(delivery=Delivery.PENDING, delivery_tries=0, delivery_since=d.now, delivery_error=None)
+    _begin_delivery(d)
 
 
 def _begin_delivery(d: Draft) -> None:
     d.set(delivery_at=d.now + DELIVERY_PATIENCE_MS)
-    d.effects.append(Deliver(run=d.job.run))
+    if d.delivering_until <= d.now:  # else one is on its way: a long list takes its time
+        d.delivering_until = d.now + DELIVERY_MOST_MS
+        d.effects.append(Deliver(run=d.job.run))
 
 
 def _end_delivery(d: Draft, delivery: Delivery, message: str | None) -> None:
@@ -444,19 +527,16 @@ def _stop(d: Draft, state: JobState, code: str, error: str) -> None:
     """The run ends here: what flies and what waits fails with `error`, and its machines end."""
     for task in list(d.in_flight.values()):
         d.put(tasks.fail(task, error, d.now))
-    pending = d.job.tasks_pending
-    if pending:
-        d.fail_pending = error
     d.effects.append(ReleaseMachines())
     d.set(
         state=state,
         code=code,
         error=error,
         completed_at=d.now,
-        tasks_failed=d.job.tasks_failed + pending,
+        tasks_failed=d.job.tasks_failed + d.job.tasks_pending,
     )
     d.loaded.update({task.task_id: task for task in d.ready})  # still known to callbacks of the same turn
-    d.ready, d.next_due = [], None
+    d.ready, d.next_due, d.plan = [], None, "no"
 
 
 def _alarm(d: Draft) -> int | None:
@@ -473,7 +553,3 @@ def _alarm(d: Draft) -> int | None:
     if d.next_due is not None and not d.ready:
         regular = min(regular, max(d.next_due, d.now + 1))
     return regular
-
-
-def _count(job: Job) -> PhaseCount:
-    return PhaseCount(job.phases[job.phase], job.run, job.tasks_total, job.tasks_completed, job.tasks_failed)

@@ -1,7 +1,7 @@
 """What may be asked of the world, and the shape of a decision."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -43,8 +43,9 @@ class Deliver(Effect, frozen=True, kw_only=True):
 
 
 class PlanPhase(Effect, frozen=True, kw_only=True):
-    """Make the files and tasks of the next phase from the results of the one before."""
+    """Make the files and tasks of the next phase of `run` from the results of the one before."""
 
+    run: int
     phase: int
 
 
@@ -59,9 +60,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     backoff_base_ms: int = 1_000
     backoff_cap_ms: int = 30_000
     spawn_give_up_ms: int = 600_000
+    intake_timeout_ms: int = 300_000
     batch_size: int = 1_000
     delivery_give_up_ms: int = 86_400_000
     delivers: bool = False  # whether there is a receiver of the final callback
+    kinds: Mapping[str, str] = {}  # the kind of machine that each phase takes; one that is not named takes any
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -97,6 +100,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     next_due: int | None = None  # when the first task in backoff may be taken
     announced: int = 0  # the demand the fleet was last told
     lease: int | None = None  # tasks that may be in flight while other jobs wait for machines; None: any number
+    plan: Literal["no", "asked", "failed"] = "no"  # of the next phase, by this activation
+    delivering_until: int = 0  # until then the delivery that this activation began may be on its way
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +109,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     state: State
     tasks: tuple[Task, ...] = ()  # changed rows, whole
-    fail_pending: str | None = None  # all tasks still pending in the store fail with this sentence
-    rerun: bool = False  # failed tasks become pending in job.run
+    rerun: bool = False  # a new run begins: what failed is pending in it
     answers: tuple[Answer, ...] = ()  # one per event, in order
     effects: tuple[Effect, ...] = ()
     changed: bool = True  # False: nothing to commit

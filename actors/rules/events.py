@@ -11,6 +11,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened."""
 
 
+class Activated(Event, frozen=True, kw_only=True):
+    """A new activation has taken the job over: always its first event. Time may have passed, or gone back."""
+
+
 class AlarmFired(Event, frozen=True, kw_only=True):
     """`alarm_at` has come. May happen twice and must not mind."""
 
@@ -87,10 +91,20 @@ class DeliveryEnded(Event, frozen=True, kw_only=True):
 
 
 class PhasePlanned(Event, frozen=True, kw_only=True):
-    """The tasks of phase `phase` are in the store: `tasks_total` of them."""
+    """The tasks of phase `phase` are in the store: `tasks_total` of them are to be done in `run`."""
 
+    run: int
     phase: int
     tasks_total: int
+
+
+class PlanFailed(Event, frozen=True, kw_only=True):
+    """The tasks of phase `phase` could not be made. `permanent`: the same would happen again."""
+
+    run: int
+    phase: int
+    message: str
+    permanent: bool = False
 
 
 class Loaded(Event, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from actors.rules.model import Machine
+from actors.rules.model import Machine, Task
 from actors.rules.states import MACHINE_MOVES, MachineState
 
 BACKOFF_FIRST_MS: Final = 1_000
@@ -141,3 +141,30 @@ def orphans(
     nobodys = [f.provider_id for f in listed if f.provider_id not in ids and f.name not in names]
     seen = {provider_id: first_seen.get(provider_id, now) for provider_id in nobodys}
     return seen, [provider_id for provider_id in nobodys if now - seen[provider_id] >= patience_ms]
+
+
+def overstaying(
+    jobs_of: Mapping[str, Collection[str]],
+    over: Collection[str],
+    first_seen: Mapping[str, int],
+    *,
+    now: int,
+    patience_ms: int,
+) -> tuple[dict[str, int], list[str]]:
+    """The machines that work for jobs that are over: (since when each was seen so, those that are to be ended now).
+
+    `jobs_of` are the jobs that each machine may work for; one that has none, or an open one, stays.
+    """
+    vain = [machine for machine, jobs in jobs_of.items() if jobs and all(job in over for job in jobs)]
+    seen = {machine: first_seen.get(machine, now) for machine in vain}
+    return seen, [machine for machine in vain if now - seen[machine] >= patience_ms]
+
+
+def has_moved_on(held: Iterable[Task], task_id: str, attempt: int, *, concurrency: int) -> bool:
+    """Whether a machine that runs `concurrency` tasks at once cannot be at this attempt any more.
+
+    `held` are the assignments that are open on it. A worker takes up work only for a place that is free, so where
+    others fill them all, it is through with this one.
+    """
+    others = [task for task in held if (task.task_id, task.attempt) != (task_id, attempt)]
+    return len(others) >= concurrency

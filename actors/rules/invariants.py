@@ -15,7 +15,8 @@ def check(state: State, rows: Iterable[Task]) -> list[str]:
     job's loop holds after the same commit. A doctor without a loop passes the job's row and what is in flight.
     """
     every = list(rows)
-    now = [row for row in every if row.phase == state.job.phase and row.run == state.job.run]
+    queued = state.job.queued_at is not None  # before, tasks are being made: they are not the job's yet
+    now = [row for row in every if queued and row.phase == state.job.phase and row.run == state.job.run]
     return [
         *_counted_once(state.job, every),
         *_nothing_waits_forever(state.job, now),
@@ -60,8 +61,8 @@ def _nothing_waits_forever(job: Job, rows: list[Task]) -> Iterator[str]:
 
 
 def _counters_are_the_rows(job: Job, rows: list[Task]) -> Iterator[str]:
-    """Invariant 7. A job that is RECEIVING has no total yet."""
-    if job.state is JobState.RECEIVING:
+    """Invariant 7. A job whose list of files is not complete has no total."""
+    if job.queued_at is None:
         return
     count = Counter(row.status for row in rows)
     for name, counted, found in (

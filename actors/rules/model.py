@@ -15,6 +15,7 @@ class PhaseCount(msgspec.Struct, frozen=True):
     tasks_total: int
     tasks_completed: int
     tasks_failed: int
+    delivery: Delivery = Delivery.NONE  # of the run that ended with it
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +44,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     delivery_tries: int = 0
     delivery_at: int | None = None  # when the final callback is due (again)
     delivery_error: str | None = None
-    delivered_runs: int = 0  # runs whose list the receiver has accepted
+    delivered_run: int = 0  # the last run whose list the receiver has accepted; 0: none
     body_digest: str | None = None
     message: dict[str, Any] = {}  # the queue message, unknown fields included: they are passed back
     source_cursor: str | None = None  # the last key read of a prefix ("": none yet); None: a list, read by the front
@@ -53,10 +54,43 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     updated_at: int = 0
     completed_at: int | None = None
+    delivery_since: int | None = None  # when the present attempts to deliver began: at the end, or by `redeliver`
 
     @property
     def tasks_pending(self) -> int:
         return self.tasks_total - self.tasks_completed - self.tasks_failed - self.tasks_in_flight
+
+    @property
+    def count(self) -> PhaseCount:
+        """The counters of the present phase and run, as `history` keeps them when they are over."""
+        return PhaseCount(
+            name=self.phases[self.phase],
+            run=self.run,
+            tasks_total=self.tasks_total,
+            tasks_completed=self.tasks_completed,
+            tasks_failed=self.tasks_failed,
+            delivery=self.delivery,
+        )
+
+    @property
+    def past(self) -> tuple[PhaseCount, ...]:
+        """The history that a new run begins with. An intake that was never completed has counted nothing."""
+        if self.queued_at is None:
+            return self.history
+        pending = self.delivery is Delivery.PENDING
+        ended = msgspec.structs.replace(self.count, delivery=Delivery.SUPERSEDED) if pending else self.count
+        return (*self.history, ended)
+
+    @property
+    def receiver_may_have_older_list(self) -> bool:
+        """Whether the receiver has, or may have, the list of an earlier run and not this one's.
+
+        The outcome of a delivery that was given up or superseded is not known for certain: an answer may be lost.
+        """
+        if self.delivered_run == self.run:
+            return False
+        doubtful = (Delivery.GIVEN_UP, Delivery.SUPERSEDED)
+        return self.delivered_run > 0 or any(count.delivery in doubtful for count in self.history)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,13 +40,14 @@ class MachineState(StrEnum):
 
 
 class Delivery(StrEnum):
-    """Where the final callback of a run is. NONE: there is no receiver."""
+    """Where the final callback of a run is. NONE: there is no receiver, or the run is not at its end."""
 
     NONE = "none"
     PENDING = "pending"
     DELIVERED = "delivered"
     REFUSED = "refused"
     GIVEN_UP = "given_up"
+    SUPERSEDED = "superseded"  # a later run began before it was told: that run tells the whole list
 
 
 JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
@@ -56,18 +57,17 @@ JOB_MOVES: Final[Mapping[JobState, frozenset[JobState]]] = {
         JobState.CANCELLED,  # cancel
     }),
     JobState.QUEUED: frozenset({
-        JobState.RUNNING,    # the first turn of its actor
-        JobState.DONE,       # nothing to do: no file that any phase wants
+        JobState.RUNNING,    # the first turn of its actor; with nothing to do it is DONE in the same turn
         JobState.FAILED,     # reset
         JobState.CANCELLED,  # cancel
     }),
     JobState.RUNNING: frozenset({
         JobState.DONE,       # every task of the last phase is terminal
-        JobState.FAILED,     # reset, or machines were refused for too long
+        JobState.FAILED,     # reset, machines were refused for too long, or the next phase cannot be planned
         JobState.CANCELLED,  # cancel
     }),
     JobState.DONE: frozenset({
-        JobState.QUEUED,     # retry: a new run of the failed tasks
+        JobState.QUEUED,     # retry: a new run of the failed tasks, from the first phase that has any
     }),
     JobState.FAILED: frozenset({
         JobState.QUEUED,     # retry

@@ -54,6 +54,17 @@ def alive(task: Task, policy: Policy, now: int) -> Task:
     return replace(task, heard_at=task.heard_at or now, deadline_at=min(now + policy.task_timeout_ms, latest))
 
 
+def resume(task: Task, policy: Policy, now: int) -> Task:
+    """As a new activation finds it: with a full time-out to report, and nothing from before the clock went back."""
+    earliest = now + policy.task_timeout_ms
+    deadline = max(task.deadline_at or 0, earliest)
+    return replace(
+        task,
+        deadline_at=min(deadline, earliest + policy.boot_timeout_ms),
+        assigned_at=min(task.assigned_at or now, now),
+    )
+
+
 def succeed(task: Task, report: CalledBack, now: int) -> Task:
     """The task is completed, whichever attempt did it (invariant 4)."""
     move(task, TaskStatus.COMPLETED)

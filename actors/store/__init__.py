@@ -1,7 +1,9 @@
-"""The only SQL. `Writer` owns the file, `Store` is what everybody else uses."""
+"""The only SQL: `writer` owns the file, `Store` is what everybody else uses.
 
-from actors.store.batches import Commit
+What imports SQL is imported where it is needed (`writer`, `served`, `file_reads`), not here.
+"""
+
 from actors.store.client import Store, WriteSide
-from actors.store.writer import LocalWriter, Writer
+from actors.store.commit import Commit
 
-__all__ = ["Commit", "LocalWriter", "Store", "WriteSide", "Writer"]
+__all__ = ["Commit", "Store", "WriteSide"]

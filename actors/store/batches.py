@@ -8,12 +8,13 @@ import zlib
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Integer, bindparam, delete, func, literal_column, null, select, update
+from sqlalchemy import Integer, bindparam, delete, exists, func, literal_column, null, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actors.errors import Conflict, Fenced, NotFound
 from actors.rules.model import Job, Task
 from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
+from actors.store.commit import Commit
 from actors.store.engine import Db, Sql, one_of
 from actors.store.tables import JOBS, TASKS, files, jobs, tasks
 from worker.contract import FileRef
@@ -29,21 +30,6 @@ SHARED_ACTOR: Final = "batches:"
 _OPEN_STATES: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
 
 
-class Commit(msgspec.Struct):
-    """One turn of a job, written as a whole or not at all.
-
-    `job` is the whole new row: its `epoch` is the caller's, its `seq` the last one plus 1. What was given
-    at creation (id, kind, message, body_digest, owner, created_at), `placement`, and the ids and keys of
-    tasks are not written: they never change, and their indexes would cost half of the time.
-    """
-
-    job: Job
-    tasks: list[Task] = []  # changed rows, whole; each exists
-    fail_pending: str | None = None  # all pending tasks of the job's run and phase fail with this error
-    rerun: bool = False  # all failed tasks of earlier runs in the job's phase become pending ones of its run
-    now: int = 0  # ms; completed_at of tasks failed by fail_pending
-
-
 _decode_job = msgspec.msgpack.Decoder(Job).decode
 _decode_commit = msgspec.msgpack.Decoder(Commit).decode
 _decode_files = msgspec.msgpack.Decoder(list[FileRef]).decode
@@ -51,7 +37,8 @@ _decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
 _to_json = msgspec.json.Encoder().encode
 
 _AT_CREATION: Final = {"id", "kind", "message", "body_digest", "owner", "created_at", "placement"}
-_TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION]
+_BY_INTAKE: Final = {"files_total", "source_cursor"}
+_TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION | _BY_INTAKE]
 _QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "epoch", "seq", "placement"}]
 _WHEN_PLANNED: Final = {"job_id", "phase", "n", "task_id", "input_r2_key", "output_r2_key"}
 _TASK_COLUMNS: Final = [name for name in TASKS.columns if name not in _WHEN_PLANNED]
@@ -83,6 +70,40 @@ _INTAKE = Sql(
 _INTAKE_ALARM = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(alarm_at=bindparam("alarm")))
 _INSERT_FILE = Sql(upsert(files).on_conflict_do_nothing(), [column.name for column in files.c])
 _FILE_ROW = _INSERT_FILE.picker([column.name for column in files.c])
+_put_file = upsert(files)
+_PUT_FILE = Sql(
+    _put_file.on_conflict_do_update(
+        index_elements=["job_id", "phase", "n"],
+        set_={"doc": _put_file.excluded.doc, "r2_key": _put_file.excluded.r2_key},
+        where=files.c.doc != _put_file.excluded.doc,
+    ),
+    [column.name for column in files.c],
+)
+_PUT_FILE_ROW = _PUT_FILE.picker([column.name for column in files.c])
+_DELETE_OUTDATED_TASK = Sql(
+    delete(tasks).where(
+        tasks.c.job_id == bindparam("job_id"),
+        tasks.c.phase == bindparam("phase"),
+        tasks.c.n == bindparam("n"),
+        exists().where(
+            files.c.job_id == tasks.c.job_id,
+            files.c.phase == tasks.c.phase,
+            files.c.n == tasks.c.n,
+            files.c.doc != bindparam("doc"),
+        ),
+    )
+)
+_OUTDATED_ROW = _DELETE_OUTDATED_TASK.picker([column.name for column in files.c])
+_DELETE_TASKS_BEYOND = Sql(
+    delete(tasks).where(
+        tasks.c.job_id == bindparam("id"), tasks.c.phase == bindparam("phase"), tasks.c.n >= bindparam("count")
+    )
+)
+_DELETE_FILES_BEYOND = Sql(
+    delete(files).where(
+        files.c.job_id == bindparam("id"), files.c.phase == bindparam("phase"), files.c.n >= bindparam("count")
+    )
+)
 _INSERT_TASK = Sql(upsert(tasks).on_conflict_do_nothing(index_elements=["job_id", "phase", "n"]), TASKS.columns)
 _INSERT_TASK_ROW = _INSERT_TASK.picker(TASKS.columns)
 _COUNT_OWN_ACTORS = Sql(
@@ -137,42 +158,6 @@ _UPDATE_TASK = Sql(
     _TASK_COLUMNS,
 )
 _UPDATE_TASK_ROW = _UPDATE_TASK.picker(TASKS.columns)
-_FAIL_PENDING = Sql(
-    update(tasks)
-    .where(
-        tasks.c.job_id == bindparam("key_job_id"),
-        tasks.c.status == TaskStatus.PENDING.value,
-        tasks.c.phase == bindparam("key_phase"),
-        tasks.c.run == bindparam("key_run"),
-    )
-    .values(status=TaskStatus.FAILED.value, error=bindparam("why"), completed_at=bindparam("at"))
-)
-_RERUN = Sql(
-    update(tasks)
-    .where(
-        tasks.c.job_id == bindparam("key_job_id"),
-        tasks.c.status == TaskStatus.FAILED.value,
-        tasks.c.phase == bindparam("key_phase"),
-        tasks.c.run < bindparam("new_run"),
-    )
-    .values(
-        {
-            **dict.fromkeys(
-                (
-                    "machine", "claim", "assigned_at", "heard_at", "deadline_at", "started_at", "completed_at",
-                    "error", "output_file_name", "output_file_size", "performance", "cpu_ms", "pages",
-                ),
-                null(),
-            ),
-            "run": bindparam("new_run"),
-            "status": TaskStatus.PENDING.value,
-            "attempt": 0,
-            "tries": 0,
-            "not_before": 0,
-            "notes": "[]",
-        }
-    )
-)  # fmt: skip
 _DELETE_TASKS = Sql(delete(tasks).where(tasks.c.job_id == bindparam("id")))
 _DELETE_FILES = Sql(delete(files).where(files.c.job_id == bindparam("id")))
 _DELETE_JOB = Sql(delete(jobs).where(jobs.c.id == bindparam("id")))
@@ -206,8 +191,9 @@ def create(db: Db, request: dict[str, Any]) -> bytes:
 def recreate(db: Db, request: dict[str, Any]) -> bytes:
     """A new run with a new list over a failed or cancelled job. Answers the row.
 
-    Its files and tasks are deleted. The epoch goes on, so that a former activation writes nothing
-    (invariant 2); `delivered_runs` stays, since the receiver has not forgotten either.
+    Its files and tasks are deleted; the counts of its earlier runs are history. The epoch goes on, so that
+    a former activation writes nothing (invariant 2); `delivered_run` stays, since the receiver has not
+    forgotten either.
     """
     job = _decode_job(request["job"])
     old = _find(db, job.id)
@@ -215,7 +201,9 @@ def recreate(db: Db, request: dict[str, Any]) -> bytes:
         return msgspec.msgpack.encode(old)
     if old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise Conflict(f"The batch is {old.state}: only a failed or cancelled one can be created again.")
-    job = msgspec.structs.replace(job, run=old.run + 1, epoch=old.epoch + 1, seq=0, delivered_runs=old.delivered_runs)
+    job = msgspec.structs.replace(
+        job, run=old.run + 1, epoch=old.epoch + 1, seq=0, history=old.past, delivered_run=old.delivered_run
+    )
     db.run(_DELETE_TASKS, {"id": job.id})
     db.run(_DELETE_FILES, {"id": job.id})
     db.run(_REPLACE_JOB, {**JOBS.values(job), "key_id": job.id})
@@ -243,16 +231,33 @@ def add_files(db: Db, request: dict[str, Any]) -> None:
 
 
 def add_phase_files(db: Db, request: dict[str, Any]) -> None:
-    """A page of the files of a later phase, numbered from `first_n`; those that exist stay."""
+    """A page of the files of a later phase, numbered from `first_n`.
+
+    A file that an earlier run had in its place is replaced, and its task goes with it; one that is the same
+    stays, and so does what was done with it.
+    """
+    job = _in_run(db, request)
+    rows = [
+        (job.id, request["phase"], n, _to_json(file).decode(), file.r2_key)
+        for n, file in enumerate(_decode_files(request["files"]), request["first_n"])
+    ]
+    if job.run > 1:
+        db.run_many(_DELETE_OUTDATED_TASK, [_OUTDATED_ROW(row) for row in rows])
+    db.run_many(_PUT_FILE, [_PUT_FILE_ROW(row) for row in rows])
+
+
+def end_phase_files(db: Db, request: dict[str, Any]) -> None:
+    """The files of a later phase are complete with `count` of them: what an earlier run had beyond goes."""
+    key = {"id": _in_run(db, request).id, "phase": request["phase"], "count": request["count"]}
+    db.run(_DELETE_TASKS_BEYOND, key)
+    db.run(_DELETE_FILES_BEYOND, key)
+
+
+def _in_run(db: Db, request: dict[str, Any]) -> Job:
     job = _find(db, request["job_id"])
-    page = _decode_files(request["files"])
-    db.run_many(
-        _INSERT_FILE,
-        [
-            _FILE_ROW((job.id, request["phase"], n, _to_json(file).decode(), file.r2_key))
-            for n, file in enumerate(page, request["first_n"])
-        ],
-    )
+    if job.run != request["run"] or job.state in TERMINAL_JOBS:
+        raise Conflict(f"The batch takes no more files or tasks: it is {job.state} in run {job.run}.")
+    return job
 
 
 def ping(db: Db, request: dict[str, Any]) -> None:
@@ -261,9 +266,7 @@ def ping(db: Db, request: dict[str, Any]) -> None:
 
 def plan(db: Db, request: dict[str, Any]) -> None:
     """Insert tasks of one phase; those that exist stay as they are."""
-    job = _find(db, request["job_id"])
-    if job.run != request["run"] or job.state in TERMINAL_JOBS:
-        raise Conflict(f"The batch takes no more tasks: it is {job.state} in run {job.run}.")
+    _in_run(db, request)
     db.run_many(_INSERT_TASK, [_INSERT_TASK_ROW(TASKS.row(task)) for task in _decode_tasks(request["tasks"])])
 
 
@@ -335,12 +338,8 @@ def commit(db: Db, request: dict[str, Any]) -> None:
     changed = db.run_many(_UPDATE_TASK, [_UPDATE_TASK_ROW(TASKS.row(task)) for task in turn.tasks])
     if changed != len(turn.tasks):
         raise NotFound(f"{len(turn.tasks) - changed} of the tasks to be written do not exist.")
-    key = {"key_job_id": job.id, "key_phase": job.phase}
     if turn.rerun:
-        db.run(_RERUN, {**key, "new_run": job.run})
         db.run(_UNPLACE, {"key_id": job.id})
-    if turn.fail_pending is not None:
-        db.run(_FAIL_PENDING, {**key, "key_run": job.run, "why": turn.fail_pending, "at": turn.now})
 
 
 def remove(db: Db, request: dict[str, Any]) -> bool:
@@ -364,6 +363,7 @@ OPERATIONS: Final = {
     "recreate": recreate,
     "add_files": add_files,
     "add_phase_files": add_phase_files,
+    "end_phase_files": end_phase_files,
     "ping": ping,
     "plan": plan,
     "queue": queue,

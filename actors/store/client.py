@@ -1,27 +1,42 @@
-"""The store as the engine and the front use it: writes go to the one writer, reads to the file itself."""
+"""The store as the engine and the front use it: writes go to the one writer, reads to the file itself or the writer.
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+No SQL is imported here: the process of a batch, which needs little of the store, starts sooner without it.
+"""
+
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import msgspec
-from sqlalchemy.exc import DBAPIError
 
-from actors.errors import Unavailable
 from actors.rules.model import Job, Machine, Task
-from actors.store import reads
-from actors.store.batches import Commit
-from actors.store.engine import Db, DriverError, open_file
+from actors.store.commit import Commit
+from actors.store.standing import NEVER
 from worker.contract import FileRef
-
-T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_job = msgspec.msgpack.Decoder(Job).decode
 _decode_created = msgspec.msgpack.Decoder(tuple[Job, bool]).decode
 _decode_activated = msgspec.msgpack.Decoder(tuple[Job, list[Task]]).decode
+
+_ANSWERS: Final[dict[str, Any]] = {
+    "job": Job | None,
+    "open_jobs": set[str],
+    "held": list[Task],
+    "some_tasks": list[Task],
+    "pending": tuple[list[Task], int | None],
+    "some_files": list[tuple[int, FileRef, Task | None]],
+    "taken_keys": set[str],
+    "list_jobs": tuple[list[Job], str | None],
+    "list_tasks": tuple[list[Task], str | None],
+    "count_tasks": dict[str, int],
+    "overdue": list[Job],
+    "waiting": list[Job],
+    "stalled": list[Job],
+    "expired": list[str],
+    "some_machines": list[Machine],
+}
+"""What the functions of `actors.store.reads` answer."""
+_decoders: Final = {question: msgspec.msgpack.Decoder(answer).decode for question, answer in _ANSWERS.items()}
 
 
 class WriteSide(Protocol):
@@ -30,49 +45,40 @@ class WriteSide(Protocol):
     async def call(self, request: dict[str, Any]) -> Any: ...
 
 
+class ReadSide(Protocol):
+    """Where reads go."""
+
+    async def ask(self, question: str, *arguments: Any) -> Any:
+        """What the function of that name in `actors.store.reads` answers."""
+
+    async def close(self) -> None:
+        """Let go of the file, where there is one."""
+
+
 class Store:
     """All that is kept about jobs and machines.
 
     A write raises what the writer answered, Unavailable when the disk refused it, or ConnectionError when
     the writer went away: then it may have been applied, and every write may be sent again as it is.
-    A read sees every write that was acknowledged before it; it never wakes an actor. The file is opened
-    at the first read, after the writer has made it; Unavailable before.
+    A read sees every write that was acknowledged before it; it never wakes an actor. With a `path` the file
+    is read here (opened at the first read, after the writer has made it; Unavailable before), without one
+    the process that owns it is asked.
     """
 
-    def __init__(self, write: WriteSide, path: Path, *, inline: bool = False) -> None:
+    def __init__(self, write: WriteSide, path: Path | None = None, *, inline: bool = False) -> None:
         self._write = write
-        self._path = path
-        self._db: Db | None = None
-        self._reader = None if inline else ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
+        self._path, self._inline = path, inline
+        self._reads: ReadSide | None = None
 
     async def close(self) -> None:
         """Close the reading side. The writer is not touched."""
-        if self._reader is not None:
-            await asyncio.get_running_loop().run_in_executor(self._reader, self._close_file)
-            self._reader.shutdown()
-        else:
-            self._close_file()
+        if self._reads is not None:
+            await self._reads.close()
 
-    def _close_file(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            db.close()
-
-    async def _read(self, question: Callable[[Db], T]) -> T:
-        if self._reader is None:
-            return self._ask(question)
-        return await asyncio.get_running_loop().run_in_executor(self._reader, self._ask, question)
-
-    def _ask(self, question: Callable[[Db], T]) -> T:
-        try:
-            if self._db is None:
-                self._db = open_file(self._path, read_only=True)
-            return question(self._db)
-        except (DriverError, DBAPIError) as error:
-            self._close_file()
-            raise Unavailable(
-                "The store cannot be read at the moment. Send the same request again.", retry_after_s=1
-            ) from error
+    async def _read(self, question: str, *arguments: Any) -> Any:
+        if self._reads is None:
+            self._reads = _OwnersReads(self._write) if self._path is None else _file_reads(self._path, self._inline)
+        return await self._reads.ask(question, *arguments)
 
     # -- writes: jobs -------------------------------------------------------------------------------
 
@@ -100,11 +106,18 @@ class Store:
             "cursor": cursor, "alarm_at": alarm_at,
         })  # fmt: skip
 
-    async def add_phase_files(self, job_id: str, phase: int, first_n: int, files: list[FileRef]) -> None:
-        """A page of the files of a later phase; the same page again adds nothing. Raises NotFound."""
+    async def add_phase_files(self, job_id: str, run: int, phase: int, first_n: int, files: list[FileRef]) -> None:
+        """A page of the files of a later phase; the same page again changes nothing. Of an earlier run, a file
+        that has become another is replaced, without its task. Raises Conflict, NotFound.
+        """
         await self._write.call({
-            "op": "add_phase_files", "job_id": job_id, "phase": phase, "first_n": first_n, "files": _encode(files),
+            "op": "add_phase_files", "job_id": job_id, "run": run, "phase": phase, "first_n": first_n,
+            "files": _encode(files),
         })  # fmt: skip
+
+    async def end_phase_files(self, job_id: str, run: int, phase: int, count: int) -> None:
+        """The phase has `count` files: what an earlier run had beyond goes. Raises Conflict, NotFound."""
+        await self._write.call({"op": "end_phase_files", "job_id": job_id, "run": run, "phase": phase, "count": count})
 
     async def ping(self) -> None:
         """Returns when the writer has answered."""
@@ -171,23 +184,34 @@ class Store:
 
     async def job(self, job_id: str) -> Job | None:
         """The row of a job."""
-        return await self._read(lambda db: reads.job(db, job_id))
+        return await self._read("job", job_id)
+
+    async def open_jobs(self, job_ids: list[str]) -> set[str]:
+        """Those of the jobs that exist and are not over."""
+        return await self._read("open_jobs", job_ids)
+
+    async def held(self, job_id: str, machine: str) -> list[Task]:
+        """The tasks of a job that are in flight on a machine, in no order."""
+        return await self._read("held", job_id, machine)
 
     async def tasks(self, job_id: str, task_ids: list[str]) -> list[Task]:
         """Those of the tasks that exist, in no order."""
-        return await self._read(lambda db: reads.some_tasks(db, job_id, task_ids))
+        return await self._read("some_tasks", job_id, task_ids)
 
     async def pending(self, job_id: str, phase: int, run: int, now: int, limit: int) -> tuple[list[Task], int | None]:
-        """Pending tasks that are due, in the order to take them; if there is none, when the next one is."""
-        return await self._read(lambda db: reads.pending(db, job_id, phase, run, now, limit))
+        """Pending tasks that are due, in the order to take them; if there is none, when the next one is.
+
+        `run` is the job's: what earlier runs left to it comes first, as new.
+        """
+        return await self._read("pending", job_id, phase, run, now, limit)
 
     async def files(self, job_id: str, phase: int, after_n: int, limit: int) -> list[tuple[int, FileRef, Task | None]]:
         """The files after number `after_n` (-1: from the first) of a phase's list, each with its task."""
-        return await self._read(lambda db: reads.some_files(db, job_id, phase, after_n, limit))
+        return await self._read("some_files", job_id, phase, after_n, limit)
 
     async def taken_keys(self, job_id: str, keys: list[str]) -> set[str]:
         """Which of the keys are a file of the job or the output of one of its tasks."""
-        return await self._read(lambda db: reads.taken_keys(db, job_id, keys))
+        return await self._read("taken_keys", job_id, keys)
 
     async def list_jobs(
         self, *, state: str | None = None, status: str | None = None, limit: int = 50, cursor: str | None = None
@@ -196,34 +220,56 @@ class Store:
 
         `state` is a JobState; `status` what callers see: DONE, ERROR, or the name of a phase.
         """
-        return await self._read(lambda db: reads.list_jobs(db, state, status, limit, cursor))
+        return await self._read("list_jobs", state, status, limit, cursor)
 
     async def list_tasks(
         self, job_id: str, *, status: str | None = None, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Task], str | None]:
         """A page of tasks and the cursor of the next one. Raises InvalidInput for a wrong cursor."""
-        return await self._read(lambda db: reads.list_tasks(db, job_id, status, limit, cursor))
+        return await self._read("list_tasks", job_id, status, limit, cursor)
 
     async def count_tasks(self, job_id: str, phase: int, run: int) -> dict[str, int]:
-        """How many tasks have each status: counted, for checks (invariant 7)."""
-        return await self._read(lambda db: reads.count_tasks(db, job_id, phase, run))
+        """How many tasks of the run have each status: counted, for checks (invariant 7). Of an earlier run there
+        are only those that later ones did not take up.
+        """
+        return await self._read("count_tasks", job_id, phase, run)
 
-    async def overdue(self, now: int, limit: int) -> list[Job]:
-        """Placed jobs whose alarm is due, and finished ones whose delivery is."""
-        return await self._read(lambda db: reads.overdue(db, now, limit))
+    async def overdue(self, now: int, limit: int, far: int = NEVER) -> list[Job]:
+        """Placed jobs whose alarm is due, or later than `far`, and finished ones whose delivery is."""
+        return await self._read("overdue", now, limit, far)
 
     async def waiting(self, limit: int) -> list[Job]:
         """Queued jobs without a place, oldest first."""
-        return await self._read(lambda db: reads.waiting(db, limit))
+        return await self._read("waiting", limit)
 
-    async def stalled(self, now: int, limit: int) -> list[Job]:
-        """Jobs whose intake was not continued in time."""
-        return await self._read(lambda db: reads.stalled(db, now, limit))
+    async def stalled(self, now: int, limit: int, far: int = NEVER) -> list[Job]:
+        """Jobs whose intake was not continued in time, or whose alarm is later than `far`."""
+        return await self._read("stalled", now, limit, far)
 
     async def expired(self, before: int, limit: int) -> list[str]:
         """Ids of jobs that ended before the time `before` and have nothing to deliver."""
-        return await self._read(lambda db: reads.expired(db, before, limit))
+        return await self._read("expired", before, limit)
 
     async def machines(self, *, alive: bool = True) -> list[Machine]:
         """All machines, or those that are not gone; oldest first."""
-        return await self._read(lambda db: reads.some_machines(db, alive=alive))
+        return await self._read("some_machines", alive)
+
+
+class _OwnersReads:
+    """Reads by way of the process that owns the file."""
+
+    def __init__(self, owner: WriteSide) -> None:
+        self._owner = owner
+
+    async def ask(self, question: str, *arguments: Any) -> Any:
+        request = {"op": "read", "question": question, "arguments": arguments}
+        return _decoders[question](await self._owner.call(request))
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _file_reads(path: Path, inline: bool) -> ReadSide:
+    from actors.store.file_reads import FileReads
+
+    return FileReads(path, inline=inline)

@@ -1,7 +1,12 @@
-"""What is read: one function per question. Each page costs the same wherever it starts (keyset, never OFFSET)."""
+"""What is read: one function per question. Each page costs the same wherever it starts (keyset, never OFFSET).
+
+Tasks are answered as they stand (`actors.store.standing`), which is not always as they are stored.
+"""
 
 import base64
 import binascii
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -10,7 +15,8 @@ from sqlalchemy import Select, and_, bindparam, func, not_, or_, select, tuple_
 from actors.errors import InvalidInput
 from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, MachineState, TaskStatus
-from actors.store.engine import Db, Sql, one_of
+from actors.store.engine import Db, Row, Sql, one_of
+from actors.store.standing import NEVER, Span, as_new, spans, standing
 from actors.store.tables import JOBS, MACHINES, TASKS, files, jobs, machines, tasks
 from worker.contract import FileRef
 
@@ -18,7 +24,7 @@ _decode_file = msgspec.json.Decoder(FileRef).decode
 _OPEN: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
 _TERMINAL: Final = sorted(state.value for state in TERMINAL_JOBS)
 _FIRST: Final = -1  # before every n and phase
-_END: Final = 2**62  # after every time
+_Place = tuple[int, int, int, int]
 
 _STATUS_ERROR: Final = [JobState.CANCELLED.value, JobState.FAILED.value]
 
@@ -43,6 +49,14 @@ _NEXT_PENDING = Sql(
     .order_by(tasks.c.not_before)
     .limit(1)
 )
+_OF_EARLIER_RUNS = Sql(
+    _all_tasks.where(
+        tasks.c.status == bindparam("status"), tasks.c.phase == bindparam("phase"), tasks.c.run < bindparam("run")
+    )
+    .order_by(tasks.c.run, tasks.c.not_before, tasks.c.n)
+    .limit(bindparam("most"))
+)
+_HELD = Sql(_all_tasks.where(tasks.c.status == TaskStatus.PROCESSING.value, tasks.c.machine == bindparam("machine")))
 _FILES = Sql(
     select(files.c.n, files.c.doc, *TASKS.select)
     .select_from(
@@ -75,6 +89,20 @@ _COUNT_TASKS = Sql(
     )
     .group_by(tasks.c.status)
 )
+_COUNT_OF_EARLIER_RUNS = Sql(
+    select(func.count()).where(
+        tasks.c.job_id == bindparam("job_id"),
+        one_of(tasks.c.status, [TaskStatus.PENDING.value, TaskStatus.FAILED.value]),
+        tasks.c.phase == bindparam("phase"),
+        tasks.c.run < bindparam("run"),
+    )
+)
+_OPEN_JOBS = Sql(
+    select(jobs.c.id).where(
+        jobs.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)),
+        not_(one_of(jobs.c.state, _TERMINAL)),
+    )
+)
 
 
 def _newest_first(*conditions: Any) -> Sql:
@@ -104,6 +132,7 @@ _LIST_TASKS_STATUS = Sql(
     _all_tasks.where(
         tasks.c.status == bindparam("status"),
         tuple_(*_status_order) > tuple_(bindparam("phase"), bindparam("run"), bindparam("not_before"), bindparam("n")),
+        tuple_(*_status_order) < tuple_(bindparam("end_phase"), bindparam("end_run"), _FIRST, _FIRST),
     )
     .order_by(*_status_order)
     .limit(bindparam("most"))
@@ -115,6 +144,7 @@ def _jobs_where(*conditions: Any, order: Any) -> Sql:
 
 
 _ALARM_DUE = _jobs_where(jobs.c.alarm_at <= bindparam("now"), jobs.c.placement.is_not(None), order=jobs.c.alarm_at)
+_ALARM_FAR = _jobs_where(jobs.c.alarm_at > bindparam("far"), jobs.c.placement.is_not(None), order=jobs.c.alarm_at)
 _DELIVERY_DUE = _jobs_where(
     jobs.c.delivery == Delivery.PENDING.value,
     or_(jobs.c.delivery_at <= bindparam("now"), jobs.c.delivery_at.is_(None)),
@@ -123,7 +153,9 @@ _DELIVERY_DUE = _jobs_where(
 )
 _WAITING = _jobs_where(jobs.c.state == JobState.QUEUED.value, jobs.c.placement.is_(None), order=jobs.c.created_at)
 _STALLED = _jobs_where(
-    jobs.c.state == JobState.RECEIVING.value, jobs.c.alarm_at <= bindparam("now"), order=jobs.c.alarm_at
+    jobs.c.state == JobState.RECEIVING.value,
+    or_(jobs.c.alarm_at <= bindparam("now"), jobs.c.alarm_at > bindparam("far")),
+    order=jobs.c.alarm_at,
 )
 _EXPIRED = Sql(
     select(jobs.c.id)
@@ -148,23 +180,65 @@ def job(db: Db, job_id: str) -> Job | None:
     return None if row is None else JOBS.struct_of(row)
 
 
+def open_jobs(db: Db, job_ids: list[str]) -> set[str]:
+    return {job_id for (job_id,) in db.rows(_OPEN_JOBS, {"ids": _json(job_ids)})}
+
+
+@contextmanager
+def _snapshot(db: Db) -> Iterator[None]:
+    """What is read inside is all of one moment."""
+    db.control("BEGIN")
+    try:
+        yield
+    finally:
+        db.control("COMMIT")
+
+
 def some_tasks(db: Db, job_id: str, task_ids: list[str]) -> list[Task]:
-    rows = db.rows(_TASKS_BY_ID, {"job_id": job_id, "ids": _json(task_ids)})
-    return [TASKS.struct_of(row) for row in rows]
+    return _tasks(db, job_id, _TASKS_BY_ID, {"ids": _json(task_ids)})
+
+
+def _tasks(db: Db, job_id: str, sql: Sql, values: dict[str, Any]) -> list[Task]:
+    with _snapshot(db):
+        found = job(db, job_id)
+        rows = db.rows(sql, {**values, "job_id": job_id})
+    return [] if found is None else [standing(TASKS.struct_of(row), found) for row in rows]
+
+
+def held(db: Db, job_id: str, machine: str) -> list[Task]:
+    return [TASKS.struct_of(row) for row in db.rows(_HELD, {"job_id": job_id, "machine": machine})]
 
 
 def pending(db: Db, job_id: str, phase: int, run: int, now: int, limit: int) -> tuple[list[Task], int | None]:
     key = {"job_id": job_id, "phase": phase, "run": run}
-    rows = db.rows(_PENDING, {**key, "now": now, "most": limit})
+    rows = [] if run == 1 else _of_earlier_runs(db, key, limit)
+    if len(rows) < limit:
+        rows += [TASKS.struct_of(row) for row in db.rows(_PENDING, {**key, "now": now, "most": limit - len(rows)})]
     if rows:
-        return [TASKS.struct_of(row) for row in rows], None
+        return rows, None
     later = db.row(_NEXT_PENDING, key)
     return [], None if later is None else later[0]
 
 
+def _of_earlier_runs(db: Db, key: dict[str, Any], limit: int) -> list[Task]:
+    """What an earlier run left to this one (`standing`): first what it had not begun, then what failed in it."""
+    rows: list[Row] = []
+    for status in (TaskStatus.PENDING, TaskStatus.FAILED):
+        if len(rows) < limit:
+            rows += db.rows(_OF_EARLIER_RUNS, {**key, "status": status.value, "most": limit - len(rows)})
+    return [as_new(TASKS.struct_of(row), key["run"]) for row in rows]
+
+
 def some_files(db: Db, job_id: str, phase: int, after_n: int, limit: int) -> list[tuple[int, FileRef, Task | None]]:
-    rows = db.rows(_FILES, {"job_id": job_id, "phase": phase, "after_n": after_n, "most": limit})
-    return [(n, _decode_file(doc), None if task[0] is None else TASKS.struct_of(task)) for n, doc, *task in rows]
+    with _snapshot(db):
+        found = job(db, job_id)
+        rows = db.rows(_FILES, {"job_id": job_id, "phase": phase, "after_n": after_n, "most": limit})
+    if found is None:
+        return []
+    return [
+        (n, _decode_file(doc), None if task[0] is None else standing(TASKS.struct_of(task), found))
+        for n, doc, *task in rows
+    ]
 
 
 def taken_keys(db: Db, job_id: str, keys: list[str]) -> set[str]:
@@ -172,15 +246,30 @@ def taken_keys(db: Db, job_id: str, keys: list[str]) -> set[str]:
 
 
 def count_tasks(db: Db, job_id: str, phase: int, run: int) -> dict[str, int]:
-    counted: dict[str, int] = dict(db.rows(_COUNT_TASKS, {"job_id": job_id, "phase": phase, "run": run}))
-    return {status.value: counted.get(status.value, 0) for status in TaskStatus}
+    key = {"job_id": job_id, "phase": phase, "run": run}
+    with _snapshot(db):
+        found = job(db, job_id)
+        stored: dict[str, int] = dict(db.rows(_COUNT_TASKS, key))
+        ((earlier,),) = db.rows(_COUNT_OF_EARLIER_RUNS, key)
+    counted = {status.value: stored.get(status.value, 0) for status in TaskStatus}
+    return counted if found is None or found.phase != phase else _counted_as_they_stand(counted, earlier, found, run)
+
+
+def _counted_as_they_stand(counted: dict[str, int], earlier: int, found: Job, run: int) -> dict[str, int]:
+    """In the phase that the job is in, what waits counts in its present run, wherever it is stored."""
+    if run != found.run:
+        return counted | {TaskStatus.PENDING.value: 0, TaskStatus.FAILED.value: 0}
+    waits = counted[TaskStatus.PENDING.value] + earlier
+    if found.state not in TERMINAL_JOBS:
+        return counted | {TaskStatus.PENDING.value: waits}
+    return counted | {TaskStatus.PENDING.value: 0, TaskStatus.FAILED.value: counted[TaskStatus.FAILED.value] + waits}
 
 
 def list_jobs(
     db: Db, state: str | None, status: str | None, limit: int, cursor: str | None
 ) -> tuple[list[Job], str | None]:
     """Newest first. `status` is what callers see: DONE, ERROR, or the name of the current phase."""
-    before, before_id = _read_cursor(cursor, (int, str)) if cursor else (_END, "")
+    before, before_id = _read_cursor(cursor, (int, str)) if cursor else (NEVER, "")
     sql, values = _jobs_by(state, status)
     rows = db.rows(sql, {**values, "before": before, "before_id": before_id, "most": limit + 1})
     found = [JOBS.struct_of(row) for row in rows[:limit]]
@@ -204,26 +293,49 @@ def list_tasks(
     db: Db, job_id: str, status: str | None, limit: int, cursor: str | None
 ) -> tuple[list[Task], str | None]:
     """By phase and number; those of one status in the order in which they are (or were) to be taken."""
-    values: dict[str, Any] = {"job_id": job_id, "most": limit + 1}
-    if status is None:
-        phase, n = _read_cursor(cursor, (int, int)) if cursor else (_FIRST, _FIRST)
-        rows = db.rows(_LIST_TASKS, {**values, "phase": phase, "n": n})
-    else:
-        at = _read_cursor(cursor, (int, int, int, int)) if cursor else (_FIRST,) * 4
-        place = dict(zip(("phase", "run", "not_before", "n"), at, strict=True))
-        rows = db.rows(_LIST_TASKS_STATUS, {**values, **place, "status": status})
-    found = [TASKS.struct_of(row) for row in rows[:limit]]
-    if len(rows) <= limit or not found:
+    if status is not None:
+        return _list_status(db, job_id, TaskStatus(status), limit, cursor)
+    phase, n = _read_cursor(cursor, (int, int)) if cursor else (_FIRST, _FIRST)
+    found = _tasks(db, job_id, _LIST_TASKS, {"phase": phase, "n": n, "most": limit + 1})
+    if len(found) <= limit:
         return found, None
-    last = found[-1]
-    if status is None:
-        return found, _cursor(last.phase, last.n)
-    return found, _cursor(last.phase, last.run, last.not_before, last.n)
+    return found[:limit], _cursor(found[limit - 1].phase, found[limit - 1].n)
 
 
-def overdue(db: Db, now: int, limit: int) -> list[Job]:
-    """Placed jobs whose alarm is due, then finished ones whose delivery is; each once."""
-    rows = db.rows(_ALARM_DUE, {"now": now, "most": limit}) + db.rows(_DELIVERY_DUE, {"now": now, "most": limit})
+def _list_status(
+    db: Db, job_id: str, status: TaskStatus, limit: int, cursor: str | None
+) -> tuple[list[Task], str | None]:
+    at: _Place = _read_cursor(cursor, (int,) * 4) if cursor else (_FIRST,) * 4
+    with _snapshot(db):
+        found = job(db, job_id)
+        where = spans(status, found) if found is not None else ()
+        stored = [task for span in where for task in _of_span(db, job_id, span, at, limit + 1)]
+    page = sorted(stored, key=_place)[:limit]
+    return (
+        [standing(task, found) for task in page if found is not None],
+        _cursor(*_place(page[-1])) if len(stored) > limit and page else None,
+    )
+
+
+def _of_span(db: Db, job_id: str, span: Span, at: _Place, most: int) -> list[Task]:
+    after = max(at, (*span.first, _FIRST, _FIRST))
+    place = dict(zip(("phase", "run", "not_before", "n"), after, strict=True))
+    end = {"end_phase": span.end[0], "end_run": span.end[1]}
+    values = {"job_id": job_id, "status": span.status.value, **place, **end, "most": most}
+    return [TASKS.struct_of(row) for row in db.rows(_LIST_TASKS_STATUS, values)]
+
+
+def _place(task: Task) -> _Place:
+    """Where its stored row is in the order of a status."""
+    return task.phase, task.run, task.not_before, task.n
+
+
+def overdue(db: Db, now: int, limit: int, far: int) -> list[Job]:
+    """Placed jobs whose alarm is due, then finished ones whose delivery is, then those whose alarm is later than
+    `far`, the latest that there can be: it was set before the clock went back. Each once.
+    """
+    values = {"now": now, "far": far, "most": limit}
+    rows = [row for question in (_ALARM_DUE, _DELIVERY_DUE, _ALARM_FAR) for row in db.rows(question, values)]
     found = {row[0]: row for row in reversed(rows)}
     ordered = [found.pop(row[0]) for row in rows if row[0] in found]
     return [JOBS.struct_of(row) for row in ordered[:limit]]
@@ -233,15 +345,15 @@ def waiting(db: Db, limit: int) -> list[Job]:
     return [JOBS.struct_of(row) for row in db.rows(_WAITING, {"most": limit})]
 
 
-def stalled(db: Db, now: int, limit: int) -> list[Job]:
-    return [JOBS.struct_of(row) for row in db.rows(_STALLED, {"now": now, "most": limit})]
+def stalled(db: Db, now: int, limit: int, far: int) -> list[Job]:
+    return [JOBS.struct_of(row) for row in db.rows(_STALLED, {"now": now, "far": far, "most": limit})]
 
 
 def expired(db: Db, before: int, limit: int) -> list[str]:
     return [job_id for (job_id,) in db.rows(_EXPIRED, {"before": before, "most": limit})]
 
 
-def some_machines(db: Db, *, alive: bool) -> list[Machine]:
+def some_machines(db: Db, alive: bool) -> list[Machine]:
     return [MACHINES.struct_of(row) for row in db.rows(_MACHINES_ALIVE if alive else _MACHINES, {})]
 
 
@@ -262,3 +374,12 @@ def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
     if tuple(map(type, key)) != types:
         raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor")
     return key
+
+
+QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
+    question.__name__: question
+    for question in (
+        job, open_jobs, held, some_tasks, pending, some_files, taken_keys, list_jobs,
+        list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
+    )
+}  # fmt: skip

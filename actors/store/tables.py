@@ -40,7 +40,7 @@ jobs: Final = Table(
     Column("delivery_tries", Integer, nullable=False),
     Column("delivery_at", BigInteger),
     Column("delivery_error", Text),
-    Column("delivered_runs", Integer, nullable=False),
+    Column("delivered_run", Integer, nullable=False),
     Column("body_digest", Text),
     Column("message", Text, nullable=False),
     Column("source_cursor", Text),
@@ -50,6 +50,7 @@ jobs: Final = Table(
     Column("started_at", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
     Column("completed_at", BigInteger),
+    Column("delivery_since", BigInteger),
 )
 Index("jobs_alarm", jobs.c.alarm_at)
 Index("jobs_created", jobs.c.created_at, jobs.c.id)

@@ -2,11 +2,11 @@
 
 import click
 
-from orchestrator.cli.remote import Remote, as_json, counts, show_json, show_status, show_table
+from orchestrator.cli.remote import Remote, as_json, batch_argument, counts, show_json, show_page, show_status
 
 
 @click.command()
-@click.argument("batch")
+@batch_argument
 @as_json
 @click.pass_obj
 def status(remote: Remote, batch: str, as_json: bool) -> None:
@@ -20,8 +20,12 @@ def status(remote: Remote, batch: str, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.option("--state", type=click.Choice(["receiving", "queued", "running", "done", "failed", "cancelled"]))
-@click.option("--status", help="A phase's name, DONE or ERROR.")
+@click.option(
+    "--state",
+    type=click.Choice(["receiving", "queued", "running", "done", "failed", "cancelled"]),
+    help="Only batches in this state.",
+)
+@click.option("--status", help="Only batches with this status: a phase's name, DONE or ERROR.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most batches to show.")
 @click.option("--cursor", help="Go on where the last page ended.")
 @as_json
@@ -46,13 +50,11 @@ def list_batches(
         total, completed, failed = counts(item)
         names = (item.get("batch_id"), item.get("status"), item.get("state"))
         rows.append((*names, completed, failed, total, item.get("updated_at")))
-    show_table(columns, rows)
-    if page.get("next"):
-        click.echo(f"More: --cursor {page['next']}", err=True)
+    show_page(page, columns, rows, "No batch is found. `arke submit --help` shows how to create one.")
 
 
 @click.command()
-@click.argument("batch")
+@batch_argument
 @click.option("--reason", help="Why; it is shown as the batch's error.")
 @click.pass_obj
 def cancel(remote: Remote, batch: str, reason: str | None) -> None:
@@ -66,7 +68,7 @@ def cancel(remote: Remote, batch: str, reason: str | None) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@batch_argument
 @click.pass_obj
 def retry(remote: Remote, batch: str) -> None:
     """Run the failed tasks of BATCH again.
@@ -79,7 +81,7 @@ def retry(remote: Remote, batch: str) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@batch_argument
 @click.pass_obj
 def reset(remote: Remote, batch: str) -> None:
     """Set BATCH to ERROR, as an administrator.
@@ -92,7 +94,7 @@ def reset(remote: Remote, batch: str) -> None:
 
 
 @click.command()
-@click.argument("batch")
+@batch_argument
 @click.pass_obj
 def redeliver(remote: Remote, batch: str) -> None:
     """Send the final callback again.

@@ -9,12 +9,13 @@ import os
 import sys
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
 from actors.settings import InvalidSetting
 from orchestrator.cli.remote import Remote
-from orchestrator.client import ClientError, Refused
+from orchestrator.client import ClientError, Refused, Unreachable
 
 COMMANDS: Final = {
     "serve": "serving:serve",
@@ -97,7 +98,7 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
     `arke COMMAND --help` tells more.
     """
     if not isinstance(context.obj, Remote):
-        context.obj = Remote(_checked(server), api_key or None, admin_key or None)
+        context.obj = Remote(_address(server), _key(api_key), _key(admin_key))
 
 
 def main(arguments: Sequence[str] | None = None, *, remote: Remote | None = None) -> None:
@@ -112,14 +113,15 @@ def _run(arguments: Sequence[str] | None, remote: Remote | None) -> int:
         click.echo(error.format_message())
         return 0
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "arke"
-        return _fail(f"{error.format_message()} See `{where} --help`.", 2)
+        return _fail(_usage(error), 2)
     except InvalidSetting as error:
         return _fail(str(error), 2)
     except Refused as error:
         return _fail(_explained(error), 1)
     except click.ClickException as error:
         return _fail(error.format_message(), 1)
+    except Unreachable as error:
+        return _fail(f"{error} `arke serve` starts it; --server or ARKE_URL names another address.", 1)
     except ClientError as error:
         return _fail(str(error), 1)
     except (KeyboardInterrupt, click.Abort):
@@ -139,17 +141,43 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
+def _usage(error: click.UsageError) -> str:
+    """Click's sentence, and where to read on."""
+    sentence = error.format_message().rstrip(".")
+    where = error.ctx.command_path if error.ctx else "arke"
+    if isinstance(error, click.NoSuchOption) and error.option_name in {"--server", "--api-key", "--admin-key"}:
+        return f"{error.option_name} is given before the command, as in `arke {error.option_name} … list`."
+    return f"{sentence}. See `{where} --help`."
+
+
 def _explained(error: Refused) -> str:
     """The service's sentence, with what to do on the command line where that is known."""
     if error.status == 401:
         return f"{error} Give it with --api-key or --admin-key (ARKE_API_KEY, ARKE_ADMIN_KEY)."
+    if error.code == "not_found":
+        return f"{error} `arke list` and `arke tasks BATCH` show what there is."
+    if error.code is None:
+        return f"{error} Is it this service that --server (ARKE_URL) names?"
     return str(error)
 
 
-def _checked(server: str) -> str:
-    if not server.startswith(("http://", "https://")):
-        raise click.UsageError("--server must begin with http:// or https://.")
+def _address(server: str) -> str:
+    """The address of the service. Raises UsageError where it cannot be one."""
+    try:
+        parts = urlsplit(server)
+        is_one = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        is_one = False
+    if not is_one:
+        raise click.UsageError("--server (ARKE_URL) must be an address such as http://127.0.0.1:8787.")
     return server
+
+
+def _key(given: str | None) -> str | None:
+    """A key as it is sent in a header; None where it is empty."""
+    if given and not (given.isascii() and given.isprintable()):
+        raise click.UsageError("A key has ASCII characters only: is it the right one?")
+    return given or None
 
 
 if __name__ == "__main__":

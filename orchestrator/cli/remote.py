@@ -2,14 +2,22 @@
 
 import dataclasses
 import json
+import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator.client import ArkeClient
+from orchestrator.routing import JOB_ID
+
+PATIENCE_S: Final = 10.0
+"""How long a command asks again where the service does not answer: a restarting part of it takes seconds."""
+LONG_PATIENCE_S: Final = 120.0
+"""The same for what should not fail because the service starts again as a whole (90 s at most)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +29,43 @@ class Remote:
     admin_key: str | None = dataclasses.field(default=None, repr=False)
     make: Callable[..., ArkeClient] = ArkeClient
 
-    def client(self) -> ArkeClient:
-        """A client; to be closed."""
-        return self.make(self.server, api_key=self.api_key, admin_key=self.admin_key)
+    def client(self, patience_s: float = PATIENCE_S) -> ArkeClient:
+        """A client; to be closed. It asks for so many seconds again where the service does not answer, and says so."""
+        waiting = Waiting(
+            f"{self.server} does not answer: does `arke serve` run there? "
+            f"Asking again for {patience_s:.0f} s (Ctrl-C ends that) …"
+        )
+        return self.make(
+            self.server, api_key=self.api_key, admin_key=self.admin_key, patience_s=patience_s, sleep=waiting.sleep
+        )
 
 
+class Waiting:
+    """The pauses of a client; the first one is told."""
+
+    def __init__(self, sentence: str) -> None:
+        self._sentence = sentence
+        self._told = False
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; for the first time, say why."""
+        if not self._told:
+            sys.stderr.write(f"{self._sentence}\n")  # a progress bar stands aside for this, for click.echo it does not
+            self._told = True
+        time.sleep(seconds)
+
+
+def batch_id(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """For `callback` of an option or argument: what cannot be an id is refused, with the form of one."""
+    if given and not JOB_ID.fullmatch(given):
+        raise click.UsageError(
+            f"{given!r} is not the id of a batch: that has 1 to 64 letters, digits, _ or -. `arke list` shows them.",
+            context,
+        )
+    return given
+
+
+batch_argument = click.argument("batch", callback=batch_id)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, for programs.")
 
 
@@ -34,15 +74,31 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+LONG: Final = frozenset({"batch", "task", "input", "error"})
+"""Columns that go on in the next line where the terminal is narrow: an id that is cut short is no use."""
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows under headings; absent values as a dash."""
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name not in LONG)
     for row in rows:
         table.add_row(*("-" if cell is None else _plain(cell) for cell in row))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 10_000  # a file or a pipe has no width to keep to
     console.print(table)
+
+
+def show_page(page: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Sequence[Any]], nothing: str) -> None:
+    """Print a page of a list, or `nothing` where it is empty, and how to see the next one."""
+    if rows:
+        show_table(columns, rows)
+    else:
+        click.echo(nothing, err=True)
+    if page.get("next"):
+        click.echo(f"More: --cursor {page['next']}", err=True)
 
 
 def counts(status: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -42,7 +42,12 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, log: str | 
       API_KEYS=... ADMIN_KEY=... arke serve --host 0.0.0.0
     """
     settings = load(host, port, data_dir, no_dashboard)
-    supervisor = Supervisor(settings, say=click.echo, on_ready=_say_ready, log=log_file(settings, log))
+    supervisor = Supervisor(
+        settings,
+        say=click.echo,
+        on_ready=lambda ready: click.echo(ready_line(settings, ready)),
+        log=log_file(settings, log),
+    )
     handle_signals(supervisor)
     _run(supervisor)
 
@@ -131,9 +136,10 @@ class Sample:
         total, completed, failed = counts(status)
         lines = [
             f"{status['status']}: {completed} of {total} converted, {failed} failed.",
+            f"  batch      {status['batch_id']}",
             f"  results    {folder}",
             f"  API        {ready.url}/docs",
-            f"  dashboard  {ready.dashboard or 'not started'}",
+            f"  dashboard  {dashboard(self._settings, ready) or 'not started'}",
             f"  log        {self._settings.data_dir / 'logs' / 'serve.log'}",
         ]
         return "\n".join(lines if self._once else [*lines, "Serving until Ctrl-C."])
@@ -157,6 +163,13 @@ def _run(supervisor: Supervisor) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def _say_ready(ready: Ready) -> None:
-    dashboard = f", Ray dashboard at {ready.dashboard}" if ready.dashboard else ""
-    click.echo(f"Ready at {ready.url} (API at {ready.url}/docs{dashboard}). Ctrl-C stops it.")
+def ready_line(settings: Settings, ready: Ready) -> str:
+    """What `serve` says when it is ready."""
+    ray = dashboard(settings, ready)
+    more = f", Ray dashboard at {ray}" if ray else ""
+    return f"Ready at {ready.url} (API at {ready.url}/docs{more}). Ctrl-C stops it."
+
+
+def dashboard(settings: Settings, ready: Ready) -> str | None:
+    """The address of Ray's dashboard, and the file with the token that it asks a browser for."""
+    return f"{ready.dashboard}, its token is in {settings.run_dir / 'ray_token'}" if ready.dashboard else None

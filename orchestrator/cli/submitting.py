@@ -1,5 +1,6 @@
 """`arke submit`: a batch from a message, a manifest, keys, a prefix, or local files."""
 
+import filecmp
 import json
 import mimetypes
 import os
@@ -10,7 +11,8 @@ from typing import Any
 import click
 
 from actors.settings import Settings
-from orchestrator.cli.remote import Remote, as_json, show_json
+from orchestrator.cli.remote import LONG_PATIENCE_S, Remote, as_json, show_json
+from orchestrator.cli.remote import batch_id as check_batch_id
 from orchestrator.cli.watching import finish, follow
 from orchestrator.client import new_id
 
@@ -22,7 +24,7 @@ Body = dict[str, Any]
 @click.option("--files", "are_keys", is_flag=True, help="The SOURCEs are keys of objects that are there already.")
 @click.option("--prefix", help="Every object whose key begins with this is a file.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service, for local SOURCEs.")
-@click.option("--batch-id", help="Id of the batch; made up when not given.")
+@click.option("--batch-id", callback=check_batch_id, help="Id of the batch; made up when not given.")
 @click.option("--watch", "and_watch", is_flag=True, help="Show the progress until the batch ends.")
 @as_json
 @click.pass_obj
@@ -46,25 +48,16 @@ def submit(
       arke submit --prefix staging/my-scans/
       arke submit --files staging/a/p1.tif staging/a/p2.tif
       arke submit --data-dir data ~/scans --batch-id my-scans
+
+    With --watch the exit code is 1 when the batch ends in ERROR.
     """
-    batch_id = batch_id or None
-    if sum((bool(prefix), are_keys, data_dir is not None)) > 1:
+    if sum((prefix is not None, are_keys, data_dir is not None)) > 1:
         raise click.UsageError("--prefix, --files and --data-dir exclude each other.")
-    if prefix is not None:
-        body = _from_prefix(prefix, sources)
-    elif not sources:
-        raise click.UsageError(
-            "Say what to convert: a JSON file, --files KEY..., --prefix P, or --data-dir DIR PATH..."
-        )
-    elif are_keys:
-        body = {"files": [file_entry(key) for key in sources]}
-    elif data_dir is not None:
-        batch_id = batch_id or new_id()
-        body = {"files": copy_in(Settings.load(os.environ, data_dir=data_dir), sources, f"uploads/{batch_id}")}
-    else:
-        body = _from_json(sources)
-    body = body if batch_id is None else body | {"batch_id": batch_id}
-    with remote.client() as arke:
+    if data_dir is not None and not batch_id:
+        batch_id = new_id()
+    body = _body(sources, are_keys, prefix, data_dir, f"uploads/{batch_id}")
+    body = body | {"batch_id": batch_id} if batch_id else body
+    with remote.client(LONG_PATIENCE_S) as arke:
         status = arke.create(body)
         if as_json:
             show_json(status)
@@ -73,6 +66,31 @@ def submit(
         ended = follow(arke, status["batch_id"]) if and_watch else None
     if ended is not None:
         finish(ended)
+
+
+def _body(sources: tuple[str, ...], are_keys: bool, prefix: str | None, data_dir: Path | None, folder: str) -> Body:
+    """What is sent, without the id. Local files are copied in under `folder`."""
+    if prefix is not None:
+        return _from_prefix(prefix, sources)
+    if not sources:
+        raise click.UsageError(
+            "Say what to convert: a JSON file, --files KEY..., --prefix P, or --data-dir DIR PATH..."
+        )
+    if are_keys:
+        return {"files": [file_entry(key) for key in sources]}
+    if data_dir is not None:
+        return {"files": copy_in(_folder_of_service(data_dir), sources, folder)}
+    return _from_json(sources)
+
+
+def _folder_of_service(data_dir: Path) -> Settings:
+    """The settings with this data folder. Raises UsageError where no service reads objects from it."""
+    settings = Settings.load(os.environ, data_dir=data_dir)
+    if settings.uses_s3:
+        raise click.UsageError("The service's objects are on S3 or R2: copy the files there, then use --prefix.")
+    if not settings.objects_dir.joinpath(settings.r2_bucket).is_dir():
+        raise click.UsageError(f"{data_dir} is not the data folder of a service: name the one that `arke serve` uses.")
+    return settings
 
 
 def file_entry(key: str, size: int | None = None) -> Body:
@@ -95,11 +113,21 @@ def copy_in(settings: Settings, sources: Sequence[str], folder: str) -> list[Bod
     entries = []
     for path, name in _local_files(sources):
         entry = file_entry(f"{folder}/{name}", path.stat().st_size) | {"logical_path": "/" + name}
-        objects.put_file(entry["r2_key"], path, entry["content_type"])
+        if not _is_there(settings.objects_dir / settings.r2_bucket / entry["r2_key"], path):
+            objects.put_file(entry["r2_key"], path, entry["content_type"])
         entries.append(entry)
     if not entries:
         raise click.UsageError("There is no file in what was named.")
     return entries
+
+
+def _is_there(target: Path, source: Path) -> bool:
+    """Whether a former call has copied this file. Raises UsageError where another batch's file would be lost."""
+    if not target.exists():
+        return False
+    if not filecmp.cmp(source, target, shallow=False):
+        raise click.UsageError(f"A batch of this id has another {source.name}; choose another --batch-id.")
+    return True
 
 
 def _local_files(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
@@ -120,6 +148,8 @@ def _local_files(sources: Sequence[str]) -> Iterator[tuple[Path, str]]:
 def _from_prefix(prefix: str, sources: tuple[str, ...]) -> Body:
     if sources:
         raise click.UsageError("With --prefix no SOURCE is given.")
+    if not prefix:
+        raise click.UsageError("--prefix is empty: name the folder, as in --prefix staging/my-scans/.")
     return {"r2_prefix": prefix}
 
 
@@ -130,8 +160,10 @@ def _from_json(sources: tuple[str, ...]) -> Body:
         body = json.loads(Path(sources[0]).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise click.UsageError(f"{sources[0]} does not exist.") from None
-    except ValueError as error:
-        raise click.UsageError(f"{sources[0]} is not JSON: {error}.") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{sources[0]} is not JSON: it is not UTF-8 text.") from None
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{sources[0]} is not JSON that can be read: {error}.") from None
     if not isinstance(body, dict):
         raise click.UsageError(f"{sources[0]} must contain one JSON object.")
     return _from_manifest(body) if "directories" in body else body

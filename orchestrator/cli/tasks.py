@@ -4,12 +4,14 @@ import shlex
 
 import click
 
-from orchestrator.cli.remote import Remote, as_json, show_json, show_table
+from orchestrator.cli.remote import Remote, as_json, batch_argument, show_json, show_page
 
 
 @click.command()
-@click.argument("batch")
-@click.option("--status", type=click.Choice(["pending", "processing", "completed", "failed"]))
+@batch_argument
+@click.option(
+    "--status", type=click.Choice(["pending", "processing", "completed", "failed"]), help="Only tasks with this status."
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="Most tasks to show.")
 @click.option("--cursor", help="Go on where the last page ended.")
 @as_json
@@ -26,11 +28,8 @@ def tasks(remote: Remote, batch: str, status: str | None, limit: int, cursor: st
         show_json(page)
         return
     fields = ("task_id", "status", "attempt", "input_r2_key", "error")
-    show_table(
-        ("task", "status", "attempt", "input", "error"), ([item.get(f) for f in fields] for item in page["items"])
-    )
-    if page.get("next"):
-        click.echo(f"More: --cursor {page['next']}", err=True)
+    rows = [[item.get(field) for field in fields] for item in page["items"]]
+    show_page(page, ("task", "status", "attempt", "input", "error"), rows, "No task is found.")
 
 
 @click.group()
@@ -39,7 +38,7 @@ def task() -> None:
 
 
 @task.command()
-@click.argument("batch")
+@batch_argument
 @click.argument("task_id", metavar="TASK")
 @as_json
 @click.pass_obj

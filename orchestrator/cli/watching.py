@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from orchestrator.cli.remote import Remote, counts, show_status
+from orchestrator.cli.remote import LONG_PATIENCE_S, Remote, batch_argument, counts, show_status
 from orchestrator.client import ArkeClient
 
 POLL_S: Final = 0.5
@@ -19,7 +19,7 @@ Status = dict[str, Any]
 
 
 @click.command()
-@click.argument("batch")
+@batch_argument
 @click.pass_obj
 def watch(remote: Remote, batch: str) -> None:
     """Show the progress of BATCH until it ends.
@@ -29,7 +29,7 @@ def watch(remote: Remote, batch: str) -> None:
     \b
       arke watch my-batch && echo converted
     """
-    with remote.client() as arke:
+    with remote.client(LONG_PATIENCE_S) as arke:
         status = follow(arke, batch)
     if status is not None:
         finish(status)
@@ -38,6 +38,9 @@ def watch(remote: Remote, batch: str) -> None:
 def finish(status: Status) -> None:
     """Show how a batch ended; exit code 1 for ERROR."""
     show_status(status)
+    batch, (_, _, failed) = status["batch_id"], counts(status)
+    if failed:
+        click.echo(f"Why: arke tasks {batch} --status failed. Once more, only these: arke retry {batch}.", err=True)
     if status["status"] != "DONE":
         raise SystemExit(1)
 
@@ -63,7 +66,7 @@ def _follow_bar(arke: ArkeClient, batch: str, stop: threading.Event, console: Co
         TextColumn("[red]{task.fields[failed]}"),
     )
     with Progress(*columns, console=console) as progress:
-        shown = progress.add_task(batch, total=None, rate="", failed="")
+        shown = progress.add_task("", total=None, rate="", failed="")
         begun = time.monotonic()
         begun_at: int | None = None
         while not stop.is_set():
@@ -73,7 +76,7 @@ def _follow_bar(arke: ArkeClient, batch: str, stop: threading.Event, console: Co
             begun_at = ended if begun_at is None else begun_at
             progress.update(
                 shown,
-                description=f"{batch} {status['status']}",
+                description=status["status"],
                 total=total or None,
                 completed=ended,
                 rate=rate(ended - begun_at, time.monotonic() - begun),

@@ -118,7 +118,7 @@ def _phases(job: Job) -> list[PhaseCount]:
     name = job.phases[min(job.phase, len(job.phases) - 1)]
     known = list(job.history)
     if not any(phase.name == name and phase.run == job.run for phase in known):
-        known.append(PhaseCount(name, job.run, job.tasks_total, job.tasks_completed, job.tasks_failed))
+        known.append(job.count)
     return known
 
 
@@ -162,6 +162,7 @@ class Phase(BaseModel):
     tasks_total: int
     tasks_completed: int
     tasks_failed: int
+    delivery: str
 
 
 class BatchStatus(BaseModel):
@@ -196,11 +197,18 @@ class BatchStatus(BaseModel):
                 "code": None,
                 "run": 1,
                 "phases": [
-                    {"name": "TIFF_CONVERSION", "run": 1, "tasks_total": 200, "tasks_completed": 57, "tasks_failed": 0}
+                    {
+                        "name": "TIFF_CONVERSION",
+                        "run": 1,
+                        "tasks_total": 200,
+                        "tasks_completed": 57,
+                        "tasks_failed": 0,
+                        "delivery": "none",
+                    }
                 ],
                 "files_total": 260,
                 "queued_at": "2025-11-21T10:00:00.090Z",
-                "delivery": "pending",
+                "delivery": "none",
             }
         }
     }

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import httpx
 import psutil
@@ -40,6 +42,9 @@ STANDING: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Role to the number of processes that always run."""
 
+HAND_KEY: Final = "key-of-the-hands"
+"""With it tests take work over HTTP, as people's own workers do."""
+
 T = TypeVar("T")
 
 
@@ -61,7 +66,7 @@ class Service:
         # Short: unix sockets are below a folder whose name follows from this one.
         self.data_dir = Path(tempfile.mkdtemp(prefix="arke-t-"))
         self.port = free_port()
-        self._environment = {**QUICK, "WORKER_URL": receiver.url, **environment}
+        self._environment = {**QUICK, "WORKER_URL": receiver.url, "WORKER_KEYS": HAND_KEY, **environment}
         self._process: subprocess.Popen[str] | None = None
         self.settings = Settings.load(self._environment, data_dir=self.data_dir, port=self.port, dashboard=False)
         self.url = f"http://127.0.0.1:{self.port}"
@@ -264,6 +269,11 @@ class Service:
             if cursor is None:
                 return items
 
+    def rows(self, question: str, *values: str) -> list[tuple[Any, ...]]:
+        """What the database says while the front cannot be asked, or of what it does not tell."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.settings.store}?mode=ro", uri=True)) as database:
+            return database.execute(question, values).fetchall()
+
     def callback_path(self, batch: str, task: str, *, run: int = 1, attempt: int = 1) -> str:
         """The signed address of an attempt, without the base."""
         secret = self.settings.callback_secret_file.read_text().strip()
@@ -311,6 +321,120 @@ class Traffic:
                 except httpx.HTTPError as error:
                     self.answers.append((way, 0, repr(error)))
                 self._over.wait(0.01)
+
+
+class Report(NamedTuple):
+    """One callback of a hand and its answer; a connection that broke is status 0."""
+
+    task_id: str
+    mark: str
+    status: int
+    text: str
+
+
+class Hands:
+    """Workers that the test is itself: callbacks with something to commit, before, during and after a kill.
+
+    One hand works on and on. The others `hold` tasks and report them at the moment that the test chooses. What they
+    make is the least that looks like a JPEG. Each report carries a mark, which the row of its task shows once it was
+    counted. They repeat a claim or a report that was not taken, as workers do, until they are told to stop.
+    """
+
+    JPEG: Final = b"\xff\xd8\xff\xd9"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._over = threading.Event()
+        self._held: list[dict[str, str]] = []
+        self._threads = [threading.Thread(target=self._work)]
+        self.reports: list[Report] = []
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator["Hands"]:
+        """They work inside the block."""
+        self._threads[0].start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            for thread in self._threads:
+                thread.join()
+
+    def hold(self, number: int) -> int:
+        """Take tasks, and do not report them yet. How many are held: fewer, where there are no more for now."""
+        with self._client() as http:
+            while len(self._held) < number and (more := self._claim(http, "hand-that-holds", number - len(self._held))):
+                self._held += more
+        return len(self._held)
+
+    def let_go(self) -> None:
+        """Report all that is held, all at once."""
+        fresh = [threading.Thread(target=self._report_one, args=(task,)) for task in self._held]
+        self._held = []
+        self._threads += fresh
+        for thread in fresh:
+            thread.start()
+
+    def not_answered(self) -> list[Report]:
+        """Every answer but 200."""
+        return [report for report in list(self.reports) if report.status != 200]
+
+    def check_counted(self, tasks: Sequence[Mapping[str, Any]]) -> None:
+        """Each report that was answered 200 is what its task's row shows: it was on disk (invariant 1)."""
+        shown = {task["task_id"]: (task["performance"] or {}).get("mark") for task in tasks}
+        taken = {report.task_id: report.mark for report in self.reports if report.status == 200}
+        assert {task_id: shown.get(task_id, mark) for task_id, mark in taken.items()} == taken
+
+    def _work(self) -> None:
+        with self._client() as http:
+            while not self._over.is_set():
+                for task in self._claim(http, "hand-that-works", 1):
+                    following: dict[str, str] | None = task
+                    while following is not None:
+                        following = self._report(http, following, accepts_next=not self._over.is_set())
+
+    def _claim(self, http: httpx.Client, machine: str, free: int) -> list[dict[str, str]]:
+        """At most `free` tasks; the same claim is repeated until it is answered."""
+        body = {"machine": machine, "claim": secrets.token_hex(8), "kinds": ["tiff"], "free": free, "wait_ms": 500}
+        while not self._over.is_set():
+            with contextlib.suppress(httpx.HTTPError):
+                answer = http.post("/machines/claim", json=body, headers={"Authorization": f"Bearer {HAND_KEY}"})
+                if answer.status_code == 200:
+                    return list(answer.json()["tasks"])
+                if answer.status_code == 204:
+                    break
+            self._over.wait(0.05)
+        return []
+
+    def _report_one(self, task: dict[str, str]) -> None:
+        with self._client() as http:
+            self._report(http, task, accepts_next=False)
+
+    def _report(self, http: httpx.Client, task: dict[str, str], *, accepts_next: bool) -> dict[str, str] | None:
+        """Success, until it is taken. The next task, where the answer carries one."""
+        key, mark = task["OUTPUT_R2_KEY"], secrets.token_hex(8)
+        self._service.put(key, self.JPEG)
+        body = {
+            "task_id": task["TASK_ID"], "batch_id": task["BATCH_ID"], "status": "success", "output_r2_key": key,
+            "output_file_name": key.rpartition("/")[2], "output_file_size": len(self.JPEG),
+            "performance": {"mark": mark}, "accepts_next": accepts_next,
+        }  # fmt: skip
+        while True:
+            try:
+                answer = http.post(task["CALLBACK_URL"], json=body)
+                report = Report(task["TASK_ID"], mark, answer.status_code, answer.text[:200])
+            except httpx.HTTPError as error:
+                report = Report(task["TASK_ID"], mark, 0, repr(error))
+            self.reports.append(report)
+            over = self._over.wait(0.05)  # between reports too: a hand is no faster than a worker
+            if report.status == 200:
+                following: dict[str, str] | None = answer.json().get("next")
+                return following
+            if over:
+                return None
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self._service.url, timeout=30.0, trust_env=False)
 
 
 def free_port() -> int:

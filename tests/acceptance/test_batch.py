@@ -1,9 +1,5 @@
 """A batch from its creation to the final callback, over HTTP, with real workers."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -143,24 +139,3 @@ def test_hundred_thousand_files_in_one_request(service: Service) -> None:
     status = service.status("large")
     assert (status["status"], status["code"], status["error"]) == ("ERROR", "cancelled", "Cancelled: enough")
     assert status["progress"]["tasks_completed"] + status["progress"]["tasks_failed"] == number
-
-
-def test_front_that_dies_during_intake_has_lost_nothing(service: Service) -> None:
-    """The same body, sent again after the replicas that read it were killed, goes on and ends complete."""
-    number = 30_000
-    keys = [f'"cut/p{n}.pdf"' for n in range(number)]
-    entries = ",".join(f'{{"r2_key":{key},"logical_path":{key},"file_name":{key},"file_size":1}}' for key in keys)
-    service.put("cut/_manifest.json", f'{{"directories":[{{"files":[{entries}]}}]}}'.encode())
-    body = '{"batch_id":"cut","manifest_r2_key":"cut/_manifest.json"}'
-    request = subprocess.Popen([sys.executable, "-c", _POST, f"{service.url}/batches", body], stderr=subprocess.DEVNULL)
-    eventually(lambda: service.http.get("/status/cut").status_code == 200, "intake has begun")
-    for pid in service.pids("ServeReplica:arke:front"):
-        os.kill(pid, signal.SIGKILL)
-    request.wait(60)
-    service.settle()
-    answer = service.http.post("/batches", content=body)
-    assert answer.status_code in (200, 202), answer.text
-    assert service.until_over("cut")["files_total"] == number
-
-
-_POST = "import sys, httpx; httpx.post(sys.argv[1], content=sys.argv[2], timeout=60)"

@@ -2,78 +2,99 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, islice
 
 import pytest
 
-from tests.acceptance.service import Service, Traffic, eventually
+from actors.directory import shared_host
+from tests.acceptance.killing import QUIET, check_complete, create, kill, role
+from tests.acceptance.service import Hands, Service, Traffic, eventually
 from tests.stand_ins.receiver import Receiver
 
 FILES = 200
+KEYS = [f"kill/p{n:03}.tif" for n in range(FILES)]
 EARLY = 10
 """Tasks that are completed when the process is killed: the batch is well under way."""
-
-Victim = Callable[[Service, str], int | None]
-
-
-def actor(name: str) -> Victim:
-    """The process that listens under this name; `{batch}` is the batch's id."""
-    return lambda service, batch: service.pid_of_actor(name.format(batch=batch))
-
-
-def role(name: str) -> Victim:
-    """The first process of this role."""
-    return lambda service, batch: next(iter(service.pids(name)), None)
-
-
-QUIET: dict[str, Victim] = {
-    "batch": actor("batch:{batch}"),
-    "worker": role("WarmWorker"),
-    "replica": role("ServeReplica:arke:front"),
-    "store": actor("store"),
-    "fleet": actor("fleet"),
-    "maintenance": actor("maintenance"),
-    "controller": role("ServeController"),
-}
-"""Nobody outside notices the death of one of these."""
+HELD = 8
+"""Results that are reported in the moment after the kill."""
+SMALL = 10
+"""Batches that are created at once. Some of them get an actor each, and the others share one."""
+SMALL_FILES = 30
 
 
 @pytest.fixture(scope="session")
-def pictures(_shared: Service, tiff: bytes) -> str:
-    """The prefix of 200 pictures; it is used by all tests, each of which deletes what it has made of them."""
-    for n in range(FILES):
-        _shared.put(f"kill/p{n:03}.tif", tiff)
-    return "kill/"
+def pictures(_shared: Service, tiff: bytes) -> None:
+    """200 pictures that are used by all tests, each of which deletes what it has made of them."""
+    for key in KEYS:
+        _shared.put(key, tiff)
 
 
 @pytest.fixture
-def batch(service: Service, pictures: str, request: pytest.FixtureRequest) -> Iterator[str]:
+def batch(service: Service, pictures: None, request: pytest.FixtureRequest) -> Iterator[str]:
     """A batch of 200 files that is under way."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-    files = [{"r2_key": f"{pictures}p{n:03}.tif", "file_size": 1} for n in range(FILES)]
-    service.create({"batch_id": name, "files": files})
+    create(service, name, KEYS)
     eventually(lambda: service.completed(name) >= EARLY, "the batch is under way")
     yield name
     if service.status(name)["state"] == "running":
         service.http.post(f"/batches/{name}/cancel")
-    for path in (service.objects / pictures).glob("*.jpg"):
+    for path in (service.objects / "kill").glob("*.jpg"):
         path.unlink()
 
 
 @pytest.mark.parametrize("victim", QUIET)
 def test_kill_is_not_noticed(service: Service, receiver: Receiver, batch: str, victim: str) -> None:
-    """The batch ends DONE with everything counted once, and meanwhile no request is refused."""
+    """The batch ends DONE with everything counted once, and meanwhile no request is refused: no status, no duplicate,
+    and no result, of which some are reported in the moment after the kill."""
     done = next(task for task in service.tasks(batch) if task["status"] == "completed")
-    with Traffic(service, batch, done).flowing() as traffic:
+    with Traffic(service, batch, done).flowing() as traffic, Hands(service).working() as hands:
+        assert hands.hold(HELD) > 0
         killed = kill(service, batch, QUIET[victim])
+        hands.let_go()
         service.until_over(batch)
         if victim != "batch":  # its work was done, it need not come back
             eventually(lambda: QUIET[victim](service, batch) not in (None, killed), f"the {victim} runs again")
             service.settle()
     assert traffic.not_answered() == []
+    assert hands.not_answered() == []
     assert len(traffic.answers) > 20
-    check_complete(service, receiver, batch)
+    assert len(hands.reports) > HELD
+    check_complete(service, receiver, batch, KEYS)
+    hands.check_counted(service.tasks(batch))
+
+
+def test_kill_of_a_shared_actor(service: Service, receiver: Receiver, tiff: bytes) -> None:
+    """A burst of small batches runs in one process: its end is noticed by none of them, nor by their workers."""
+    names = list(islice((f"small-{n}" for n in count() if shared_host(f"small-{n}", 2) == "batches:0"), SMALL))
+    keys = {name: [f"{name}/p{n:02}.tif" for n in range(SMALL_FILES)] for name in names}
+    for key in (key for several in keys.values() for key in several):
+        service.put(key, tiff)
+    with Hands(service).working() as hands:
+        for name in names:
+            create(service, name, keys[name])
+        pid = eventually(lambda: service.pid_of_actor("batches:0"), "the shared actor runs")
+        shared = eventually(lambda: half_done(service, "batches:0"), "its batches are under way")
+        done = next(task for task in service.tasks(shared[0]) if task["status"] == "completed")
+        assert hands.hold(HELD) > 0
+        with Traffic(service, shared[0], done).flowing() as traffic:
+            os.kill(pid, signal.SIGKILL)
+            hands.let_go()
+            assert len(half_done(service, "batches:0")) > 1, "it died under several batches"
+            for name in names:
+                service.until_over(name)
+    assert traffic.not_answered() == []
+    assert hands.not_answered() == []
+    for name in names:
+        check_complete(service, receiver, name, keys[name])
+        hands.check_counted(service.tasks(name))
+
+
+def half_done(service: Service, host: str) -> list[str]:
+    """The batches that run in this actor and have some tasks completed and some not."""
+    found = service.rows("SELECT id FROM jobs WHERE placement = ? AND state = 'running' AND tasks_completed > 0", host)
+    return [name for (name,) in found]
 
 
 def test_kill_of_haproxy(service: Service, receiver: Receiver, batch: str) -> None:
@@ -81,7 +102,7 @@ def test_kill_of_haproxy(service: Service, receiver: Receiver, batch: str) -> No
     killed = kill(service, batch, role("haproxy"))
     eventually(lambda: killed not in service.pids("haproxy") and not service.roles_missing(), "it serves again", 10)
     service.until_over(batch)
-    check_complete(service, receiver, batch)
+    check_complete(service, receiver, batch, KEYS)
 
 
 @pytest.mark.parametrize("vital", ["gcs_server", "raylet"])
@@ -91,7 +112,7 @@ def test_kill_of_what_ray_cannot_do_without(service: Service, receiver: Receiver
         kill(service, batch, role(vital))
     service.settle()
     service.until_over(batch)
-    check_complete(service, receiver, batch)
+    check_complete(service, receiver, batch, KEYS)
 
 
 def test_kill_of_everything(service: Service, receiver: Receiver, batch: str) -> None:
@@ -99,7 +120,7 @@ def test_kill_of_everything(service: Service, receiver: Receiver, batch: str) ->
     service.kill_everything()
     service.start()
     service.until_over(batch)
-    check_complete(service, receiver, batch)
+    check_complete(service, receiver, batch, KEYS)
 
 
 def test_stop_leaves_nothing(service: Service) -> None:
@@ -117,29 +138,3 @@ def everything_ended(service: Service) -> Iterator[None]:
     assert before
     yield
     assert [process for process in before if process.is_running() and process.status() != "zombie"] == []
-
-
-def kill(service: Service, batch: str, victim: Victim) -> int:
-    """SIGKILL while the batch runs."""
-    pid = eventually(lambda: victim(service, batch), "the process to be killed runs")
-    assert service.completed(batch) < FILES, "the batch was over before anything was killed"
-    os.kill(pid, signal.SIGKILL)
-    return pid
-
-
-def check_complete(service: Service, receiver: Receiver, batch: str) -> None:
-    """DONE, every file converted, every task counted once, told once."""
-    status = service.status(batch)
-    tasks = service.tasks(batch)
-    assert (status["status"], status["error"]) == ("DONE", None)
-    assert status["progress"] == {"tasks_total": FILES, "tasks_completed": FILES, "tasks_failed": 0}
-    assert [task["status"] for task in tasks] == ["completed"] * FILES
-    assert len({task["task_id"] for task in tasks}) == FILES
-    outputs = {task["output_r2_key"] for task in tasks}
-    assert outputs == {f"kill/p{n:03}.jpg" for n in range(FILES)}
-    for key in outputs:
-        assert (service.objects / key).read_bytes().startswith(b"\xff\xd8\xff"), key
-    eventually(lambda: service.status(batch)["delivery"] == "delivered", "the delivery")
-    (taken,) = receiver.accepted(batch)
-    assert {post.key for post in receiver.posts(batch)} == {f"{batch}:1"}
-    assert len(taken.body["files"]) == 2 * FILES

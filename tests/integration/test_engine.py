@@ -15,7 +15,8 @@ from actors.intake import Intake
 from actors.perform import Performer
 from actors.rules.effects import Policy
 from actors.rules.states import JobState
-from actors.store import LocalWriter, Store, Writer
+from actors.store import Store
+from actors.store.writer import LocalWriter, Writer
 from worker.objects.local import LocalObjects
 
 

@@ -14,9 +14,10 @@ import pytest
 from actors.errors import ArkeError, Fenced, InvalidInput, NotFound, Retired, Unavailable
 from actors.fleet import Fleet, FleetStore
 from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
-from actors.rules.model import Job, Machine
-from actors.rules.states import JobState, MachineState
-from actors.store import LocalWriter, Store, Writer
+from actors.rules.model import Job, Machine, Task
+from actors.rules.states import JobState, MachineState, TaskStatus
+from actors.store import Store
+from actors.store.writer import LocalWriter, Writer
 
 Statuses = list[MachineStatus]
 
@@ -69,6 +70,10 @@ class MemoryStore:
         self.epoch = self.seq = 0
         self.lose_answers = 0
         self.over: set[str] = set()
+        self.held_now: list[Task] = []
+        self.asked: list[list[str]] = []
+        self.unreadable = False
+        self.hold: asyncio.Event | None = None
 
     async def activate_singleton(self, name: str) -> int:
         self.epoch, self.seq = self.epoch + 1, 0
@@ -76,6 +81,8 @@ class MemoryStore:
 
     async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None:
         await asyncio.sleep(0)
+        if self.hold is not None:
+            await self.hold.wait()
         if epoch != self.epoch or seq not in (self.seq, self.seq + 1):
             raise Fenced
         if seq == self.seq + 1:
@@ -93,6 +100,17 @@ class MemoryStore:
     async def job(self, job_id: str) -> Job | None:
         return Job(id=job_id, state=JobState.CANCELLED if job_id in self.over else JobState.RUNNING)
 
+    async def open_jobs(self, ids: list[str], /) -> set[str]:
+        self.asked.append(ids)
+        await asyncio.sleep(0)
+        if self.unreadable:
+            raise Unavailable
+        return set(ids) - self.over
+
+    async def held(self, job: str, machine: str, /) -> list[Task]:
+        await asyncio.sleep(0)
+        return [task for task in self.held_now if (task.job_id, task.machine) == (job, machine)]
+
     def states(self) -> list[str]:
         return sorted(m.state.value for m in self.rows.values())
 
@@ -104,6 +122,7 @@ class Hosts:
         self.pending: dict[str, deque[int]] = {}
         self.given: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.lost: list[dict[str, Any]] = []
+        self.released: list[tuple[str, int, int]] = []
         self.takes: list[tuple[str, str]] = []
         self.down: set[str] = set()
         self.unanswered = 0
@@ -118,6 +137,10 @@ class Hosts:
             raise Unavailable
         if request["op"] == "lost":
             self.lost.append(request)
+            return {}
+        if request["op"] == "callback":
+            assert request["body"]["status"] == "released"
+            self.released.append((request["body"]["task_id"], request["run"], request["attempt"]))
             return {}
         self.takes.append((job, request["machine"]))
         if job not in self.pending:
@@ -189,13 +212,14 @@ class World:
         self.store: FleetStore = store or self.memory
         self.fleet: Fleet | None = None
 
-    async def start(self, most: int = 4) -> Fleet:
+    async def start(self, most: int = 4, concurrency: int = 1) -> Fleet:
         """A new activation, as after a kill: the former one just stops."""
         if self.fleet is not None:
             await self.fleet.close()
         self.fleet = Fleet(
             self.store, self.provider, call_host=self.hosts.call, now=self.time.now, wait=self.time.wait,
             base_env=lambda machine: {"MACHINE_NAME": machine}, max_machines=most, rng=random.Random(1),
+            concurrency=concurrency,
         )  # fmt: skip
         await self.fleet.start()
         await settle()
@@ -310,14 +334,21 @@ async def test_a_machine_that_vanishes_is_told_to_its_batch(world: World) -> Non
     assert world.memory.states() == ["gone"]
 
 
-@pytest.mark.parametrize(("oom", "why"), [(False, "exited"), (True, "oom")])
-async def test_an_exit_is_told_with_its_reason(world: World, oom: bool, why: str) -> None:
-    """An exited machine is cleared away and its batch told, out of memory apart."""
+@pytest.mark.parametrize(
+    ("oom", "code", "why", "message"),
+    [
+        (False, 1, "exited", "The machine exited with code 1."),
+        (False, -9, "exited", "The machine was killed by SIGKILL, as the kernel does when memory runs out."),
+        (True, -9, "oom", "The machine ran out of memory."),
+    ],
+)
+async def test_an_exit_is_told_with_its_reason(world: World, oom: bool, code: int, why: str, message: str) -> None:
+    """An exited machine is cleared away and its batch told; out of memory only where the provider knows that it was."""
     await world.batch("a", 1)
     (status,) = world.provider.alive.values()
-    world.provider.alive[status.name] = msgspec.structs.replace(status, state="exited", code=1, oom=oom)
+    world.provider.alive[status.name] = msgspec.structs.replace(status, state="exited", code=code, oom=oom)
     await world.time.advance(1500)
-    assert [lost["why"] for lost in world.hosts.lost] == [why]
+    assert [(lost["why"], lost["message"]) for lost in world.hosts.lost] == [(why, message)]
     assert world.provider.destroyed == [status.name]
 
 
@@ -448,6 +479,199 @@ async def test_destroy_is_conditional(world: World) -> None:
     await settle()
     assert world.provider.destroyed == ["tiff-a-0-1"]
     assert [lost["job"] for lost in world.hosts.lost] == ["a", "b"]
+
+
+def on(machine: str, n: int, attempt: int = 1) -> Task:
+    """An open assignment of batch a as the store has it."""
+    return Task(
+        job_id="a", phase=0, n=n, task_id=f"a_tiff_{n}", status=TaskStatus.PROCESSING, attempt=attempt,
+        machine=machine, input_r2_key="i", output_r2_key="o",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "others", "ends"), [(1, [], True), (1, [1], False), (2, [1], True), (2, [1, 2], False)]
+)
+async def test_a_late_destroy_spares_the_next_task_of_the_same_batch(
+    concurrency: int, others: list[int], ends: bool
+) -> None:
+    """Its task was given up and delivered after all, and the machine goes on: where tasks that it was given since take
+    all its places it is spared, for the other attempt of the same task also; else it may still hang on that one.
+    """
+    world = World()
+    fleet = await world.start(concurrency=concurrency)
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    world.memory.held_now = [on(machine, 0), *(on(machine, n) for n in others), on("another", 5), on("another", 6)]
+    await world.ask(op="destroy", machine=machine, job="a", task_id="a_tiff_0", attempt=1)
+    await settle()
+    assert world.provider.destroyed == (["tiff-a-0-1"] if ends else [])
+    await fleet.close()
+
+
+async def test_what_is_taken_for_a_machine_that_is_ended_meanwhile_goes_back(world: World) -> None:
+    """Its batch heard of the end before it gave the task: the task is released, no try counted, the worker retires."""
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    await world.batch("b", 1, announce=False)
+    waiting = world.claiming(machine)
+    await settle()
+    world.hosts.hold = asyncio.Event()
+    await world.demand("b", 1)
+    world.provider.alive.clear()
+    await world.time.advance(1500)
+    world.hosts.hold.set()
+    with pytest.raises(Retired):
+        await waiting
+    await settle()
+    assert world.hosts.released == [("b_tiff_0", 1, 1)]
+    assert [lost["job"] for lost in world.hosts.lost] == ["a"]
+
+
+async def test_machines_of_a_batch_that_is_over_end_though_nobody_said_so(world: World) -> None:
+    """Invariant 3: the release after a cancel was lost. Machines at work for it end, others' stay, none is told."""
+    await world.batch("a", 2)
+    await world.batch("b", 1)
+    world.memory.over.add("a")
+    await world.time.advance(29_000)
+    assert world.provider.destroyed == []
+    await world.time.advance(3_000)
+    assert sorted(world.provider.destroyed) == ["tiff-a-0-1", "tiff-a-1-1"]
+    assert world.memory.states() == ["gone", "gone", "running"]
+    assert world.hosts.lost == []
+
+
+async def test_the_heir_of_the_fleet_ends_them_too(world: World) -> None:
+    """The fleet died when it should have released: its heir finds the machines by their rows."""
+    await world.batch("a", 1)
+    world.memory.over.add("a")
+    await world.start()
+    await world.time.advance(32_000)
+    assert world.provider.destroyed == ["tiff-a-0-1"]
+
+
+async def test_a_machine_that_asks_for_work_outlives_its_batch(world: World) -> None:
+    """Idle is not overstaying: it polls, is kept for as long as it does, and works for whoever comes."""
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    world.memory.over.add("a")
+    for n in range(8):
+        await world.time.advance(9_000)
+        waiting = world.claiming(machine, f"c{n}", wait_ms=0)
+        await settle()
+        assert await waiting == {"tasks": []}
+    long = world.claiming(machine, "long", wait_ms=30_000)
+    await world.time.advance(29_500)
+    await world.batch("b", 1)
+    assert (await long)["tasks"] == [{"TASK_ID": "b_tiff_0"}]
+    await world.time.advance(60_000)
+    assert world.memory.states() == ["running"]
+
+
+async def test_a_machine_that_is_just_given_other_work_is_not_ended(world: World) -> None:
+    """Its row still names the batch that is over, and its time is up, while another batch is asked for a task."""
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    world.memory.over.add("a")
+    await world.batch("b", 1, announce=False)
+    waiting = world.claiming(machine, wait_ms=30_000)
+    await world.time.advance(29_000)
+    world.hosts.hold = asyncio.Event()
+    await world.demand("b", 1)
+    await world.time.advance(8_000)
+    assert (await world.machines())[0]["job_id"] == "a"
+    world.hosts.hold.set()
+    assert (await waiting)["tasks"] == [{"TASK_ID": "b_tiff_0"}]
+    await world.time.advance(60_000)
+    assert world.memory.states() == ["running"]
+
+
+async def test_a_machine_that_asks_for_work_while_another_is_ended_is_spared(world: World) -> None:
+    """Of two whose time is up, the second asks for work while the end of the first is being written."""
+    await world.batch("a", 2)
+    machines = [machine["id"] for machine in await world.machines()]
+    world.memory.over.add("a")
+    await world.time.advance(29_000)
+    world.memory.hold = asyncio.Event()
+    await world.time.advance(3_000)
+    claims = [world.claiming(machine) for machine in machines]
+    await settle()
+    world.memory.hold.set()
+    world.memory.hold = None
+    await world.batch("b", 1)
+    ended, spared = await asyncio.gather(*claims, return_exceptions=True)
+    if isinstance(spared, Retired):  # whichever was the first
+        ended, spared = spared, ended
+    assert isinstance(ended, Retired)
+    assert spared == {"tasks": [{"TASK_ID": "b_tiff_0"}]}
+    assert len(world.provider.destroyed) == 1
+
+
+async def test_a_machine_with_work_of_an_open_batch_stays(world: World) -> None:
+    """It took from a batch that is over last, and runs a task of one that is not: it is spared until both are over."""
+    await world.batch("a", 1)
+    machine = (await world.machines())[0]["id"]
+    waiting = world.claiming(machine)
+    await settle()
+    await world.batch("b", 1)
+    await waiting
+    world.memory.over.add("b")
+    await world.time.advance(60_000)
+    assert world.memory.states() == ["running"]
+    world.memory.over.add("a")
+    await world.time.advance(32_000)
+    assert world.memory.states() == ["gone"]
+
+
+async def test_a_machine_without_a_batch_is_nobodys_overstay() -> None:
+    """A standing machine has no job in its row: it stays, and the store is not even asked."""
+    world = World()
+    status = MachineStatus(name="pool-tiff-1", provider_id="id:pool-tiff-1", state="running")
+    world.provider.alive[status.name] = status
+    row = Machine(id="m-0-1", name=status.name, provider_id=status.provider_id, state=MachineState.RUNNING)
+    world.memory.rows[row.id] = row
+    fleet = await world.start()
+    await world.time.advance(60_000)
+    assert world.memory.states() == ["running"]
+    assert world.memory.asked == []
+    await fleet.close()
+
+
+async def test_one_question_a_tick_however_many_machines(world: World) -> None:
+    """The store is asked for the jobs of all machines at once, each job named once."""
+    await world.batch("a", 3)
+    await world.batch("b", 1)
+    world.memory.asked.clear()
+    await world.time.advance(5_000)
+    assert 4 <= len(world.memory.asked) <= 6
+    assert world.memory.asked[-1] == ["a", "b"]
+
+
+async def test_a_store_that_cannot_be_read_ends_nothing(world: World) -> None:
+    """While it is not known which batches are over, no machine ends and the fleet goes on; afterwards they do."""
+    await world.batch("a", 1)
+    world.memory.over.add("a")
+    world.memory.unreadable = True
+    await world.time.advance(60_000)
+    assert world.memory.states() == ["running"]
+    world.memory.unreadable = False
+    await world.time.advance(32_000)
+    assert world.memory.states() == ["gone"]
+
+
+async def test_the_wish_of_a_batch_that_is_over_is_forgotten(world: World) -> None:
+    """The fleet asks it again and again while it does not answer, but no more once the store says that it is over."""
+    world.hosts.down.add("a")
+    await world.batch("a", 1)
+    await world.time.advance(5_000)
+    asked = world.hosts.unanswered
+    assert asked > 1
+    world.memory.over.add("a")
+    await world.time.advance(1_500)
+    asked = world.hosts.unanswered
+    await world.time.advance(20_000)
+    assert world.hosts.unanswered == asked
+    assert set(world.memory.states()) == {"gone"}
 
 
 async def test_each_batch_is_told_once(world: World) -> None:

@@ -111,6 +111,16 @@ def test_services_stand_side_by_side(services: list[Service]) -> None:
     assert not first & second
 
 
+def test_dashboard_opens_with_the_token_of_the_folder(services: list[Service]) -> None:
+    """What Ray tells is for who can read `ray_token` in the service's private folder: the command line names it."""
+    for service in services:
+        assert service.said["dashboard_token_file"] == str(service.run_dir / "ray_token")
+        nodes = f"{service.said['dashboard']}/api/v0/actors"
+        assert httpx.get(nodes).status_code == 401
+        token = (service.run_dir / "ray_token").read_text()
+        assert httpx.get(nodes, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
 def test_every_listening_socket_is_on_loopback(services: list[Service]) -> None:
     """Whoever reaches Ray's ports can run code: none of any process of a service is open to others."""
     for service in services:

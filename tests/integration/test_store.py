@@ -18,8 +18,11 @@ from alembic.migration import MigrationContext
 from actors.errors import Conflict, Fenced, InvalidInput, NotFound, Unavailable
 from actors.rules.model import Job, Machine, PhaseCount, Task
 from actors.rules.states import Delivery, JobState, MachineState, TaskStatus
-from actors.store import Commit, LocalWriter, Store, Writer, batches, reads, tables
+from actors.store import Commit, Store, batches, reads, tables
 from actors.store.engine import Db, Sql, make_engine, migrate, open_file
+from actors.store.file_reads import FileReads
+from actors.store.served import Served
+from actors.store.writer import LocalWriter, Writer
 from worker.contract import FileRef
 
 ID = "01KAHTV88C21B76TF9DCV3AEPP"
@@ -29,14 +32,16 @@ change = msgspec.structs.replace
 class World:
     """A writer and a store on one new file."""
 
-    def __init__(self, path: Path, *, inline: bool) -> None:
+    def __init__(self, path: Path, *, inline: bool, reads_file: bool = True) -> None:
         self.path = path
         self.writer = Writer(path, inline=inline)
-        self.store = Store(LocalWriter(self.writer), path, inline=inline)
+        self.served = Served(self.writer, FileReads(path, inline=inline))
+        write = LocalWriter(self.writer) if reads_file else Owner(self.served)
+        self.store = Store(write, path if reads_file else None, inline=inline)
 
     async def close(self) -> None:
         await self.store.close()
-        self.writer.close()
+        await self.served.close()
 
     async def running(self, count: int = 10, job_id: str = ID) -> Job:
         """A job with its files and tasks, activated once."""
@@ -46,6 +51,19 @@ class World:
         await self.store.queue(a_job(job_id, state=JobState.QUEUED, tasks_total=count, files_total=count, queued_at=5))
         job, _ = await self.store.activate(job_id)
         return job
+
+
+class Owner:
+    """The process that owns the file, without a socket: requests and answers are what can cross one."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    async def call(self, request: dict[str, Any]) -> Any:
+        (answer,) = await self._served.handle([msgspec.msgpack.decode(msgspec.msgpack.encode(request))])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def a_job(job_id: str = ID, **fields: Any) -> Job:
@@ -63,10 +81,11 @@ def a_task(n: int, job_id: str = ID, **fields: Any) -> Task:
     )  # fmt: skip
 
 
-@pytest.fixture(params=[False, True], ids=["threads", "inline"])
+@pytest.fixture(params=[(False, True), (True, True), (False, False)], ids=["threads", "inline", "by the owner"])
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Both ways of running: threads as in the service, and inline as in the simulation."""
-    world = World(tmp_path / "data" / "arke.db", inline=request.param)
+    """The ways of running: threads as in the service, inline as in the simulation, and reading by way of the owner."""
+    inline, reads_file = request.param
+    world = World(tmp_path / "data" / "arke.db", inline=inline, reads_file=reads_file)
     yield world
     await world.close()
 
@@ -132,7 +151,8 @@ from pathlib import Path
 import msgspec
 from actors.rules.model import Job, Task
 from actors.rules.states import TaskStatus
-from actors.store import Commit, LocalWriter, Store, Writer
+from actors.store import Commit, Store
+from actors.store.writer import LocalWriter, Writer
 
 async def main() -> None:
     path = Path(sys.argv[1])
@@ -184,9 +204,7 @@ async def test_a_fenced_commit_writes_nothing(world: World) -> None:
     former, _ = await world.store.activate(ID)
     assert former.epoch == job.epoch + 1
     with pytest.raises(Fenced):
-        await world.store.commit(
-            Commit(change(job, seq=1, tasks_failed=9), [a_task(0, status=TaskStatus.FAILED)], fail_pending="x", now=9)
-        )
+        await world.store.commit(Commit(change(job, seq=1, tasks_failed=9), [a_task(0, status=TaskStatus.FAILED)]))
     assert await world.store.job(ID) == former
     assert (await world.store.count_tasks(ID, 0, 1))["pending"] == 10
 
@@ -422,10 +440,10 @@ async def test_recreate_starts_over(world: World) -> None:
     job = await world.running()
     with pytest.raises(Conflict):
         await world.store.recreate(a_job(created_at=7))
-    cancelled = change(job, seq=1, state=JobState.CANCELLED, delivered_runs=1)
+    cancelled = change(job, seq=1, state=JobState.CANCELLED, delivered_run=1)
     await world.store.commit(Commit(cancelled))
     new = await world.store.recreate(a_job(created_at=7, body_digest="new"))
-    assert (new.run, new.delivered_runs, new.state) == (2, 1, JobState.RECEIVING)
+    assert (new.run, new.delivered_run, new.state) == (2, 1, JobState.RECEIVING)
     assert new.epoch > job.epoch
     assert await world.store.job(ID) == new
     assert await world.store.files(ID, 0, -1, 10) == []
@@ -489,25 +507,6 @@ async def test_a_finished_job_frees_its_slot(world: World) -> None:
 # -- turns ------------------------------------------------------------------------------------------
 
 
-async def test_fail_pending_and_rerun(world: World) -> None:
-    """Cancel fails what is pending and nothing else; a new run takes up exactly what failed, as new."""
-    job = await world.running(5)
-    done = a_task(0, status=TaskStatus.COMPLETED, attempt=1, output_file_name="0.jpg")
-    flying = a_task(1, status=TaskStatus.PROCESSING, attempt=2, tries=1, machine="m-1")
-    await world.store.commit(Commit(change(job, seq=1), [done, flying]))
-    await world.store.commit(Commit(change(job, seq=2), [], fail_pending="Cancelled.", now=50))
-    counted = await world.store.count_tasks(ID, 0, 1)
-    assert counted == {"pending": 0, "processing": 1, "completed": 1, "failed": 3}
-    (failed,) = await world.store.tasks(ID, [a_task(3).task_id])
-    assert failed == a_task(3, status=TaskStatus.FAILED, error="Cancelled.", completed_at=50)
-    ended = change(flying, status=TaskStatus.FAILED, error="late", performance={"x": 1}, notes=("n",))
-    await world.store.commit(Commit(change(job, seq=3), [ended]))
-    await world.store.commit(Commit(change(job, seq=4, run=2), rerun=True))
-    tasks, _ = await world.store.pending(ID, 0, 2, 100, 10)
-    assert tasks == [a_task(n, run=2) for n in (1, 2, 3, 4)]
-    assert (await world.store.count_tasks(ID, 0, 1))["completed"] == 1
-
-
 async def test_pending_in_order(world: World) -> None:
     """Due tasks come by not_before, then number; where none is due, the next time is told."""
     job = await world.running(4)
@@ -516,7 +515,7 @@ async def test_pending_in_order(world: World) -> None:
     tasks, at = await world.store.pending(ID, 0, 1, 30, 2)
     assert ([task.n for task in tasks], at) == ([1, 2], None)
     assert await world.store.pending(ID, 0, 1, 10, 2) == ([], 20)
-    assert await world.store.pending(ID, 0, 2, 10, 2) == ([], None)
+    assert await world.store.pending(ID, 1, 1, 10, 2) == ([], None)
 
 
 async def test_files_come_with_their_tasks(world: World) -> None:
@@ -616,6 +615,25 @@ async def test_duties_find_theirs(world: World) -> None:
     assert await world.store.expired(5, 10) == ["old"]
 
 
+async def test_open_jobs(world: World) -> None:
+    """Of the jobs asked for, those that exist and are not over."""
+    for state in JobState:
+        await world.store.create(a_job(state.value, state=state))
+    asked = [state.value for state in JobState if state is not JobState.QUEUED]
+    assert await world.store.open_jobs([*asked, "unknown"]) == {"receiving", "running"}
+
+
+async def test_what_a_machine_holds(world: World) -> None:
+    """The tasks of one job that are in flight on one machine, not those that it is through with."""
+    job = await world.running(5)
+    await world.running(1, "other")
+    flying = [a_task(n, status=TaskStatus.PROCESSING, attempt=1, machine="m-1" if n < 2 else "m-2") for n in range(3)]
+    done = a_task(3, status=TaskStatus.COMPLETED, attempt=1, machine="m-1")
+    await world.store.commit(Commit(change(job, seq=1), [*flying, done]))
+    assert sorted(await world.store.held(ID, "m-1"), key=lambda task: task.n) == flying[:2]
+    assert await world.store.held("other", "m-1") == []
+
+
 async def test_reading_before_the_file_exists(tmp_path: Path) -> None:
     """A reader that comes before the writer is Unavailable, creates no file, and works once there is one."""
     path = tmp_path / "arke.db"
@@ -671,3 +689,22 @@ def test_no_question_scans_or_sorts(tmp_path: Path) -> None:
             if name not in sorts_few:
                 assert "TEMP B-TREE FOR ORDER BY" not in found, (name, found)
     db.close()
+
+
+async def test_a_list_of_reads_and_writes_is_answered_in_its_order(world: World) -> None:
+    """Reads and writes of one list each get their own answer; a read that fails costs the others nothing."""
+    await world.running(2)
+    job = {"op": "read", "question": "job", "arguments": [ID]}
+    wrong = {"op": "read", "question": "list_jobs", "arguments": [None, None, 5, "not a cursor"]}
+    first, ping, refused, last = await world.served.handle([job, {"op": "ping"}, wrong, job])
+    assert first == last
+    assert msgspec.msgpack.decode(first, type=Job).id == ID
+    assert not isinstance(ping, Exception)
+    assert isinstance(refused, InvalidInput)
+
+
+def test_the_process_of_a_batch_imports_no_sql() -> None:
+    """What each batch's process imports decides how soon it can spawn: no SQLAlchemy, no HTTP client."""
+    script = "import sys, actors.ray_actors; print([n for n in ('sqlalchemy', 'alembic', 'httpx') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

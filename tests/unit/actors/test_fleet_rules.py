@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from actors.rules import fleet as rules
 from actors.rules.fleet import Demand, Found
-from actors.rules.model import Machine
-from actors.rules.states import MachineState
+from actors.rules.model import Machine, Task
+from actors.rules.states import MachineState, TaskStatus
 
 
 def wishes(**want: int) -> dict[str, Demand]:
@@ -115,6 +115,32 @@ def test_nobodys_machines_are_destroyed_after_patience() -> None:
     seen, over = rules.orphans(rows, listed, seen, now=150, patience_ms=50)
     assert over == ["3"]
     assert rules.orphans(rows, listed[:2], seen, now=200, patience_ms=50) == ({}, [])
+
+
+def test_machines_of_jobs_that_are_over_end_after_patience() -> None:
+    """Only those all of whose jobs are over, and only once they were seen so for long enough without a break."""
+    jobs_of = {"over": ["a", "b"], "works": ["a", "open"], "pool": list[str]()}
+    seen, due = rules.overstaying(jobs_of, {"a", "b"}, {}, now=100, patience_ms=50)
+    assert (seen, due) == ({"over": 100}, [])
+    assert rules.overstaying(jobs_of, {"a", "b"}, seen, now=149, patience_ms=50) == (seen, [])
+    assert rules.overstaying(jobs_of, {"a", "b"}, seen, now=150, patience_ms=50) == (seen, ["over"])
+    assert rules.overstaying(jobs_of, {"a"}, seen, now=150, patience_ms=50) == ({}, [])
+
+
+def test_a_machine_has_moved_on_when_others_fill_its_places() -> None:
+    """The attempt itself, still open in the store, fills none; another attempt of the same task does."""
+    held = [
+        Task(
+            job_id="j", phase=0, n=n, task_id=f"t{n}", attempt=attempt, status=TaskStatus.PROCESSING,
+            input_r2_key="i", output_r2_key="o",
+        )
+        for n, attempt in ((1, 1), (2, 1))
+    ]  # fmt: skip
+    assert not rules.has_moved_on([], "t1", 1, concurrency=1)
+    assert not rules.has_moved_on(held[:1], "t1", 1, concurrency=1)
+    assert rules.has_moved_on(held[:1], "t1", 2, concurrency=1)
+    assert rules.has_moved_on(held, "t1", 1, concurrency=1)
+    assert not rules.has_moved_on(held, "t1", 1, concurrency=2)
 
 
 def test_terminal_states_are_left_never() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from actors.errors import InvalidInput
 from actors.intake import _decode as decode
+from actors.intake import _phases as phases
 from actors.sources.base import MAX_KEY_BYTES, checked_file
 from worker.contract import FileRef
 
@@ -123,3 +124,11 @@ def test_a_negative_size_is_refused() -> None:
     with pytest.raises(InvalidInput) as raised:
         checked_file({"r2_key": "k", "file_size": -1}, "files[0]")
     assert raised.value.field == "files[0].file_size"
+
+
+@pytest.mark.parametrize("wrong", [[], "TIFF_CONVERSION", ["NO_SUCH"], [["TIFF_CONVERSION"]], ["TIFF_CONVERSION"] * 2])
+def test_phases_are_known_and_named_once(wrong: Any) -> None:
+    """A phase that came twice could not be told apart in the history; nothing that JSON can say is a crash."""
+    with pytest.raises(InvalidInput) as raised:
+        phases({"phases": wrong}, ())
+    assert raised.value.field == "phases"

@@ -19,14 +19,14 @@ class Store:
         self.removed: list[str] = []
         self.slots = 100
 
-    async def overdue(self, now: int, limit: int) -> list[Job]:
+    async def overdue(self, now: int, limit: int, far: int) -> list[Job]:
         self.asked.append(("overdue", now))
         return self.jobs.get("overdue", [])[:limit]
 
     async def waiting(self, limit: int) -> list[Job]:
         return self.jobs.get("waiting", [])[:limit]
 
-    async def stalled(self, now: int, limit: int) -> list[Job]:
+    async def stalled(self, now: int, limit: int, far: int) -> list[Job]:
         return self.jobs.get("stalled", [])[:limit]
 
     async def expired(self, before: int, limit: int) -> list[str]:
@@ -69,7 +69,7 @@ def jobs(*ids: str) -> list[Job]:
 async def test_wake_activates_what_is_overdue_and_goes_on_after_a_failure() -> None:
     """Invariant 5: each overdue job is activated; one that cannot be woken is counted and stops no other."""
     store, activate = Store(overdue=jobs("a", "dead", "b")), Calls()
-    report = await wake.run_once(store, activate, now=50_000)
+    report = await wake.run_once(store, activate, now=50_000, longest_ms=120_000)
     assert activate.jobs == ["a", "b"]
     assert (report.done, report.failed, report.more) == (2, 1, False)
     assert store.asked == [("overdue", 50_000 - wake.SLACK_MS)]
@@ -78,7 +78,7 @@ async def test_wake_activates_what_is_overdue_and_goes_on_after_a_failure() -> N
 async def test_a_round_is_bounded() -> None:
     """No round takes more than its limit, and it says that more is due."""
     store, activate = Store(overdue=jobs(*(f"j{i}" for i in range(10)))), Calls()
-    report = await wake.run_once(store, activate, now=0, limit=3)
+    report = await wake.run_once(store, activate, now=0, longest_ms=120_000, limit=3)
     assert (len(activate.jobs), report.more) == (3, True)
 
 
@@ -87,7 +87,7 @@ async def test_admit_places_and_activates_and_passes_over_large_jobs() -> None:
     store, activate = Store(waiting=jobs("one", "large", "small")), Calls()
     store.slots = 1
     report = await admit.run_once(
-        store, activate, Calls(), now=0, max_active=16, small_tasks=50, shared_hosts=2
+        store, activate, Calls(), now=0, max_active=16, small_tasks=50, shared_hosts=2, intake_timeout_ms=9
     )  # fmt: skip
     assert activate.jobs == ["one", "small"]
     assert (report.done, report.failed) == (2, 0)
@@ -96,7 +96,9 @@ async def test_admit_places_and_activates_and_passes_over_large_jobs() -> None:
 async def test_admit_fails_intake_that_nobody_continues() -> None:
     """A job that stays RECEIVING past its alarm is ended; one that went on meanwhile is left alone."""
     store, fail = Store(stalled=jobs("left", "dead-but-continued")), Calls()
-    report = await admit.run_once(store, Calls(), fail, now=0, max_active=1, small_tasks=1, shared_hosts=1)
+    report = await admit.run_once(
+        store, Calls(), fail, now=0, max_active=1, small_tasks=1, shared_hosts=1, intake_timeout_ms=9
+    )
     assert fail.jobs == ["left"]
     assert (report.done, report.failed) == (1, 1)
 

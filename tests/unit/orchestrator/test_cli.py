@@ -8,10 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from actors.settings import Settings
 from orchestrator.cli.main import main
 from orchestrator.cli.remote import Remote
+from orchestrator.cli.serving import ready_line
 from orchestrator.cli.watching import rate
 from orchestrator.client import ArkeClient
+from orchestrator.supervisor import Ready
 
 Run = Callable[..., int]
 
@@ -89,6 +92,12 @@ def test_help_teaches(arke: Run, capsys: pytest.CaptureFixture[str], arguments: 
         (("submit", "a.tif"), "Name one JSON file"),
         (("submit", "missing.json"), "does not exist"),
         (("submit", "--prefix", "p/", "--files", "k"), "exclude each other"),
+        (("submit", "--prefix", ""), "--prefix is empty"),
+        (("submit", "--data-dir", "elsewhere", "a.tif"), "elsewhere is not the data folder of a service"),
+        (("submit", "--files", "k", "--batch-id", "../x"), "'../x' is not the id of a batch"),
+        (("status", "../x"), "`arke list` shows them"),
+        (("status", "a", "b"), "(b). See `arke status --help`."),
+        (("status", "b", "--server", "http://x"), "--server is given before the command"),
         (("serve", "--port", "99999"), "--port"),
         (("serve", "--host", "0.0.0.0"), "HOST must be a loopback address"),
     ],
@@ -112,9 +121,56 @@ def test_wrong_use_is_one_sentence_and_2(
 
 def test_refusal_is_one_sentence_and_1(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """What the service says is shown as it is, with exit code 1."""
-    service.on("/status/b", {"error": "Nothing is known under this id.", "code": "not_found"}, status=404)
+    service.on("/batches/b/retry", {"error": "The batch still runs: wait.", "code": "conflict"}, status=409)
+    assert arke("retry", "b") == 1
+    assert capsys.readouterr().err == "Error: The batch still runs: wait.\n"
+
+
+def test_unknown_id_says_where_ids_are_shown(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A 404 of the service names the command that lists what there is."""
+    service.on("/status/b", {"error": "No batch has this id.", "code": "not_found"}, status=404)
     assert arke("status", "b") == 1
-    assert capsys.readouterr().err == "Error: Nothing is known under this id.\n"
+    assert capsys.readouterr().err.startswith("Error: No batch has this id. `arke list`")
+
+
+@pytest.mark.parametrize("address", ["foo", "http://", "http://127.0.0.1:99999", "ftp://x"])
+def test_address_that_is_none(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be the address of a service is refused before anything is asked."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["--server", address, "list"])
+    assert "such as http://127.0.0.1:8787" in capsys.readouterr().err
+
+
+def test_key_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that no header can carry is refused, not a fault of ours."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["--api-key", "é", "list"])
+    assert "ASCII" in capsys.readouterr().err
+
+
+def test_no_service_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing answers, it says at once that it asks again, and in the end what to do; exit code 1."""
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    def make(url: str, **more: Any) -> ArkeClient:
+        return ArkeClient(url, transport=httpx.MockTransport(refuse), **more | {"patience_s": 0.7})  # two pauses
+
+    with pytest.raises(SystemExit, match="1"):
+        main(["list"], remote=Remote("http://arke", make=make))
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("http://arke does not answer: does `arke serve` run there?")
+    assert told[1].startswith("Error: http://arke cannot be reached.")
+    assert "`arke serve` starts it" in told[1]
+    assert len(told) == 2
+
+
+def test_something_else_at_the_address(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """An answer without our body asks whether the address is right."""
+    service.answers["/batches"] = [httpx.Response(501, text="<html>")]
+    assert arke("list") == 1
+    assert "ARKE_URL" in capsys.readouterr().err
 
 
 def test_missing_key_says_how_to_give_one(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +191,16 @@ def test_watch_ends_with_0_on_done(service: Service, arke: Run, capsys: pytest.C
     """DONE is exit code 0."""
     service.on("/status/b", stands("DONE", 4))
     assert arke("watch", "b") == 0
-    assert "4 of 4 completed" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "4 of 4 completed" in shown.out
+    assert "retry" not in shown.err
+
+
+def test_watch_says_what_to_do_about_failures(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch that is DONE with failed tasks names the commands that show and repeat them."""
+    service.on("/status/b", stands("DONE", 3, 1))
+    assert arke("watch", "b") == 0
+    assert "arke tasks b --status failed" in capsys.readouterr().err
 
 
 def test_watch_ends_with_1_on_error(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,11 +247,14 @@ def test_submit_manifest(service: Service, arke: Run, tmp_path: Path) -> None:
     assert service.sent() == {"batch_id": "b", "files": [file | {"processing_config": {"ocr": True}}]}
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"directories": 7}', '{"directories": [{}]}'])
-def test_submit_of_a_broken_file(arke: Run, tmp_path: Path, text: str) -> None:
-    """A file that is no message is refused before anything is sent."""
-    (tmp_path / "m.json").write_text(text)
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{", b'{"directories": 7}', b'{"directories": [{}]}', b"\xff\xfe", b"[" * 200_000]
+)
+def test_submit_of_a_broken_file(arke: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    """A file that is no message is refused before anything is sent, in one sentence that names it."""
+    (tmp_path / "m.json").write_bytes(content)
     assert arke("submit", str(tmp_path / "m.json")) == 2
+    assert "should not happen" not in capsys.readouterr().err
 
 
 def test_submit_keys_and_prefix(service: Service, arke: Run) -> None:
@@ -202,25 +270,73 @@ def test_submit_keys_and_prefix(service: Service, arke: Run) -> None:
     assert service.sent()["r2_prefix"] == "a/"
 
 
-def test_submit_local_files(service: Service, arke: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """The data folder of a service that has run."""
+    folder = tmp_path / "data"
+    (folder / "objects" / "arke-staging").mkdir(parents=True)
+    return folder
+
+
+def test_submit_local_files(service: Service, arke: Run, tmp_path: Path, data_dir: Path) -> None:
     """Local files are copied into the object folder, and submitted with their size and their place."""
     service.on("/batches", stands("TIFF_CONVERSION"), status=202)
     (tmp_path / "scans" / "x").mkdir(parents=True)
     (tmp_path / "scans" / "x" / "p.tif").write_bytes(b"12345")
-    data = tmp_path / "data"
-    assert arke("submit", "--data-dir", str(data), "--batch-id", "b", str(tmp_path / "scans")) == 0
+    assert arke("submit", "--data-dir", str(data_dir), "--batch-id", "b", str(tmp_path / "scans")) == 0
     [entry] = service.sent()["files"]
     assert (entry["r2_key"], entry["logical_path"], entry["file_size"]) == ("uploads/b/x/p.tif", "/x/p.tif", 5)
-    assert (data / "objects" / "arke-staging" / "uploads" / "b" / "x" / "p.tif").read_bytes() == b"12345"
+    assert (data_dir / "objects" / "arke-staging" / "uploads" / "b" / "x" / "p.tif").read_bytes() == b"12345"
 
 
-def test_submit_refuses_two_files_of_one_name(arke: Run, tmp_path: Path) -> None:
+def test_submit_again_does_not_overwrite(service: Service, arke: Run, tmp_path: Path, data_dir: Path) -> None:
+    """The same files under the same id may be submitted again; others under that id would replace the batch's own."""
+    service.on("/batches", stands("TIFF_CONVERSION"), status=202)
+    source = tmp_path / "p.tif"
+    command = ("submit", "--data-dir", str(data_dir), "--batch-id", "b", str(source))
+    source.write_bytes(b"mine")
+    assert [arke(*command), arke(*command)] == [0, 0]
+    source.write_bytes(b"else")
+    assert arke(*command) == 2
+    assert (data_dir / "objects" / "arke-staging" / "uploads" / "b" / "p.tif").read_bytes() == b"mine"
+    assert len(service.requests) == 2
+
+
+def test_submit_of_local_files_needs_a_local_folder(
+    arke: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A service whose objects are on S3 never sees a folder: nothing is copied."""
+    monkeypatch.setenv("R2_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert arke("submit", "--data-dir", str(data_dir), str(data_dir)) == 2
+    assert "S3" in capsys.readouterr().err
+
+
+def test_submit_refuses_two_files_of_one_name(
+    arke: Run, tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two local files that would get one key are refused, not overwritten."""
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "p.tif").write_bytes(b"1")
     sources = [str(tmp_path / "a" / "p.tif"), str(tmp_path / "b" / "p.tif")]
-    assert arke("submit", "--data-dir", str(tmp_path / "data"), *sources) == 2
+    assert arke("submit", "--data-dir", str(data_dir), *sources) == 2
+    assert "Two files are called p.tif" in capsys.readouterr().err
+
+
+def test_list_of_nothing(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty list says so to people, and is empty for programs."""
+    service.on("/batches", {"items": [], "next": None})
+    assert arke("list") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.startswith("No batch is found.")) == ("", True)
+
+
+def test_ready_line_tells_how_to_get_into_the_dashboard(tmp_path: Path) -> None:
+    """Ray's dashboard asks a browser for a token: the one line that `serve` says names the file that holds it."""
+    settings = Settings.load({}, data_dir=tmp_path)
+    line = ready_line(settings, Ready("http://127.0.0.1:1", "http://127.0.0.1:2"))
+    assert f"http://127.0.0.1:2, its token is in {settings.run_dir / 'ray_token'}" in line
+    assert "token" not in ready_line(settings, Ready("http://127.0.0.1:1", None))
 
 
 def test_list_and_tasks_are_tables(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,16 @@ async def test_status_has_the_fields_of_the_contract(http: httpx.AsyncClient) ->
         "state": "running",
         "code": None,
         "run": 1,
-        "phases": [{"name": "TIFF_CONVERSION", "run": 1, "tasks_total": 3, "tasks_completed": 1, "tasks_failed": 0}],
+        "phases": [
+            {
+                "name": "TIFF_CONVERSION",
+                "run": 1,
+                "tasks_total": 3,
+                "tasks_completed": 1,
+                "tasks_failed": 0,
+                "delivery": "pending",
+            }
+        ],
         "files_total": 5,
         "queued_at": "2025-11-21T10:00:00.090Z",
         "delivery": "pending",

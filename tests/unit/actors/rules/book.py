@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, NamedTuple
 from actors.rules.batch import decide
 from actors.rules.effects import Answer, Decision, Effect, Granted, Policy, Received, Rng, State
 from actors.rules.events import (
+    Activated,
     AlarmFired,
     CalledBack,
     Cancelled,
@@ -84,7 +85,14 @@ class Book:
         self.now = START
         self.rows = {(task.phase, task.n): task for task in planned("b", 0, tasks)}
         self.row = Job(
-            id="b", state=state, phases=phases, placement=placement, tasks_total=tasks, alarm_at=START, created_at=START
+            id="b",
+            state=state,
+            phases=phases,
+            placement=placement,
+            tasks_total=0 if state is JobState.RECEIVING else tasks,
+            alarm_at=START,
+            created_at=START,
+            queued_at=None if state is JobState.RECEIVING else START,
         )
         self.state = State(job=self.row)
         self.last: Decision | None = None
@@ -92,18 +100,14 @@ class Book:
 
     # --- what the loop and the store do -------------------------------------------------------------
 
-    def activate(self) -> None:
+    def activate(self) -> Turn:
         """A new activation: memory is lost, rows and the next epoch are read (as `Durable.activate`)."""
         self.row = replace(self.row, epoch=self.row.epoch + 1, seq=0)
-        grace = self.now + self.policy.task_timeout_ms
         self.state = State(
             job=self.row,
-            in_flight={
-                row.task_id: replace(row, deadline_at=max(row.deadline_at or 0, grace))
-                for row in self._current()
-                if row.status is TaskStatus.PROCESSING
-            },
+            in_flight={row.task_id: row for row in self._current() if row.status is TaskStatus.PROCESSING},
         )
+        return self.turn(Activated())
 
     def turn(self, *events: Event) -> Turn:
         """One group of events: load, refill, decide, commit; then the invariants are checked."""
@@ -156,12 +160,13 @@ class Book:
         if decision.rerun:
             self._rerun(job)
             self.row = replace(self.row, placement=None)
-        if decision.fail_pending is not None:
-            self._fail_pending(decision.fail_pending)
+        if job.state in TERMINAL_JOBS:
+            self._fail_pending(job.error or "")
 
     def _rerun(self, job: Job) -> None:
         for key, row in self.rows.items():
-            if row.status is TaskStatus.FAILED and row.phase == job.phase and row.run < job.run:
+            waits = row.status in (TaskStatus.FAILED, TaskStatus.PENDING)  # see `actors.store.standing`
+            if waits and row.phase == job.phase and row.run < job.run:
                 self.rows[key] = Task(
                     job_id=row.job_id,
                     phase=row.phase,
@@ -226,9 +231,16 @@ class Book:
 
     def plan(self, phase: int, count: int) -> Turn:
         """The next phase's tasks are inserted and the job is told."""
-        for task in planned(self.row.id, phase, count, self.row.run):
-            self.rows.setdefault((task.phase, task.n), task)
-        return self.turn(PhasePlanned(phase=phase, tasks_total=count))
+        return self.turn(PhasePlanned(run=self.row.run, phase=phase, tasks_total=self.insert(phase, count)))
+
+    def insert(self, phase: int, count: int) -> int:
+        """As planning: what an earlier run has completed stays, all else is to be done. How many that is."""
+        fresh = {(task.phase, task.n): task for task in planned(self.row.id, phase, count, self.row.run)}
+        for key, task in fresh.items():
+            old = self.rows.get(key)
+            if old is None or (old.run < task.run and old.status is not TaskStatus.COMPLETED):
+                self.rows[key] = task
+        return sum(self.rows[key].status is not TaskStatus.COMPLETED for key in fresh)
 
     def admit(self) -> "Book":
         """A place is given by the store, to the row only; the next activation sees it."""

@@ -252,6 +252,18 @@ def test_an_error_of_an_attempt_given_up_changes_nothing() -> None:
     assert book.task() == before
 
 
+@pytest.mark.parametrize("status", ["error", "released"])
+def test_an_attempt_given_up_does_not_end_the_next_one(status: Literal["error", "released"]) -> None:
+    """The task flies again: what the former machine says is not about that."""
+    book = Book(1, rng=Least()).running()
+    book.take("m-1")
+    book.alarm(after=OVERDUE)
+    book.take("m-2")
+    before = book.task()
+    assert book.callback(status=status, attempt=1, error="Too late") == Received()
+    assert book.task() == before
+
+
 def test_released_costs_no_try() -> None:
     """A worker that is asked to end gives its task back: it can be taken at once, with all its tries."""
     book = working()
@@ -552,14 +564,12 @@ def test_retry_needs_an_end_and_a_failure() -> None:
     assert isinstance(done().retry().answer, Refused)
 
 
-def test_retry_in_the_turn_of_the_cancel_has_to_wait() -> None:
-    """Rows that wait fail by the commit: before it they cannot run again. Nothing is lost, the caller asks again."""
+def test_retry_in_the_turn_of_the_cancel_runs_all_again() -> None:
+    """What waited has failed with the run, by the job's row alone, and is pending in the next."""
     book = Book(2).running()
     _, answer = book.turn(Cancelled(reason="now"), Retried()).answers
-    assert isinstance(answer, Refused)
-    assert answer.code == "unavailable"
-    assert book.retry().answer is None
-    assert book.counters == (2, 0, 0)
+    assert answer is None
+    assert (book.job.state, book.job.run, book.counters) == (JobState.QUEUED, 2, (2, 0, 0))
 
 
 def test_cancel_in_the_turn_of_the_retry_ends_the_new_run() -> None:
@@ -585,9 +595,9 @@ def test_delivered() -> None:
     """The receiver has the list: nothing is left to wait for."""
     book = done()
     book.delivery("delivered")
-    assert (book.job.delivery, book.job.delivered_runs, book.job.alarm_at) == (Delivery.DELIVERED, 1, None)
+    assert (book.job.delivery, book.job.delivered_run, book.job.alarm_at) == (Delivery.DELIVERED, 1, None)
     book.delivery("delivered")
-    assert book.job.delivered_runs == 1
+    assert book.job.delivered_run == 1
 
 
 def test_a_delivery_that_is_not_heard_of_is_begun_again() -> None:
@@ -647,9 +657,9 @@ def test_the_delivery_of_an_earlier_run_does_not_end_this_one() -> None:
     book.admit().running().take("m-2")
     book.callback(attempt=1)
     book.delivery("delivered", run=1)
-    assert (book.job.delivery, book.job.delivered_runs) == (Delivery.PENDING, 0)
+    assert (book.job.delivery, book.job.delivered_run) == (Delivery.PENDING, 1)
     book.delivery("delivered", run=2)
-    assert (book.job.delivery, book.job.delivered_runs) == (Delivery.DELIVERED, 1)
+    assert (book.job.delivery, book.job.delivered_run) == (Delivery.DELIVERED, 2)
 
 
 # --- phases ---------------------------------------------------------------------------------------
@@ -659,7 +669,7 @@ def between_phases() -> Book:
     """Phase 0 is over, phase 1 is not planned yet."""
     book = Book(1, phases=TWO_PHASES).running()
     book.take()
-    assert book.turn(book.report()).of(PlanPhase) == [PlanPhase(phase=1)]
+    assert book.turn(book.report()).of(PlanPhase) == [PlanPhase(run=1, phase=1)]
     return book
 
 
@@ -676,10 +686,9 @@ def test_phases_follow_each_other() -> None:
 
 
 def test_a_plan_that_a_crash_lost_is_asked_for_again() -> None:
-    """Between two phases the alarm goes on: nothing waits for a plan that nobody makes."""
+    """Between two phases each activation asks for it: nothing waits for a plan that nobody makes."""
     book = between_phases()
-    book.activate()
-    assert book.alarm(after=POLICY.alarm_delay_ms).of(PlanPhase) == [PlanPhase(phase=1)]
+    assert book.activate().of(PlanPhase) == [PlanPhase(run=1, phase=1)]
 
 
 def test_a_phase_without_tasks_is_over_at_once() -> None:
@@ -705,7 +714,7 @@ def test_a_plan_made_for_an_earlier_run_is_not_followed() -> None:
     book.cancel()
     book.retry()
     book.admit().running()
-    book.turn(PhasePlanned(phase=1, tasks_total=0))
+    book.turn(PhasePlanned(run=1, phase=1, tasks_total=0))
     assert (book.job.phase, book.counters) == (0, (1, 0, 0))
 
 

@@ -36,7 +36,8 @@ from actors.rules.events import (
 )  # fmt: skip
 from actors.rules.model import Task
 from actors.rules.states import TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, TaskStatus
-from tests.unit.actors.rules.book import Book, planned
+from tests.unit.actors.rules.book import Book
+from tests.unit.actors.rules.consequences import Before, unexplained
 
 INDEX: Final = st.integers(0, 1000)
 """Drawn, then taken modulo what exists: runs stay meaningful and shrink well."""
@@ -76,7 +77,9 @@ class Interleavings(RuleBasedStateMachine):
     ) -> None:
         self.book = Book(
             tasks,
-            policy=Policy(max_attempts=tries, delivers=delivers, batch_size=3, spawn_give_up_ms=60_000),
+            policy=Policy(
+                max_attempts=tries, delivers=delivers, batch_size=3, spawn_give_up_ms=60_000, task_max_ms=70_000
+            ),
             phases=("TIFF_CONVERSION", "SECOND")[:phases],
             placement="batch:b" if placed else None,
             page=page,
@@ -103,7 +106,10 @@ class Interleavings(RuleBasedStateMachine):
 
     def flush(self) -> None:
         group, self.group = self.group, []
+        before = Before.of(self.book)
         turn = self.book.turn(*group)  # raises if a move is impossible or an invariant is broken
+        if len(group) == 1:
+            assert unexplained(group[0], before, turn.answer, turn.effects, self.book) == []
         for event, answer in zip(group, turn.answers, strict=True):
             self.heard(event, answer)
             self.answer = answer
@@ -260,6 +266,31 @@ class Interleavings(RuleBasedStateMachine):
             hold,
         )
 
+    @precondition(lambda self: self.given_up())
+    @rule(index=INDEX, status=st.sampled_from(["success", "error", "running", "released"]), lost=st.booleans())
+    def news_of_an_attempt_given_up(self, index: int, status: str, lost: bool) -> None:
+        """Its task flies again, perhaps on the same machine. A turn of its own, so that what follows is checked."""
+        self.flush()
+        if not (among := self.given_up()):
+            return
+        old = among[index % len(among)]
+        said = cast(Literal["success", "error", "running", "released"], status)
+        self.happens(
+            MachineLost(
+                machine=self.book.state.in_flight[old.task_id].machine or "m-1", why="gone", message="It is gone.",
+                task_id=old.task_id, attempt=old.attempt,
+            )
+            if lost
+            else CalledBack(run=old.run, attempt=old.attempt, task_id=old.task_id, status=said, error="Disk full"),
+            hold=False,
+        )  # fmt: skip
+
+    def given_up(self) -> list[Task]:
+        """Former attempts of what is in flight now."""
+        flying = self.book.state.in_flight if hasattr(self, "book") else {}
+        newer = {task.task_id: (task.run, task.attempt) for task in flying.values()}
+        return [t for t in self.told if t.run == newer.get(t.task_id, (0, 0))[0] and t.attempt < newer[t.task_id][1]]
+
     @rule(kind=st.sampled_from(["retry", "retry", "retry", "redeliver", "cancel", "reset"]), hold=HOLD)
     def operator(self, kind: str, hold: bool) -> None:
         events: dict[str, Callable[[], Event]] = {
@@ -280,8 +311,8 @@ class Interleavings(RuleBasedStateMachine):
         """A place is given by the store, to the row only; a new activation sees it."""
         if self.book.row.placement is None and self.book.row.state is JobState.QUEUED:
             self.flush()
-            self.group, self.undone = [], []
             self.book.admit()
+            self.begin_anew()
 
     @precondition(lambda self: self.undone)
     @rule(
@@ -299,18 +330,22 @@ class Interleavings(RuleBasedStateMachine):
             self.happens(DeliveryEnded(run=effect.run, outcome=told, message=None), hold)
         elif isinstance(effect, PlanPhase):
             row = self.book.row
-            if row.state not in TERMINAL_JOBS:
-                for task in planned(row.id, effect.phase, 2, row.run):
-                    self.book.rows.setdefault((task.phase, task.n), task)
-                self.happens(PhasePlanned(phase=effect.phase, tasks_total=2), hold)
+            if row.state not in TERMINAL_JOBS and effect.run == row.run:  # else the store refuses to plan
+                total = 2 if row.phase == effect.phase else self.book.insert(effect.phase, 2)
+                self.happens(PhasePlanned(run=effect.run, phase=effect.phase, tasks_total=total), hold)
         elif isinstance(effect, DestroyMachine):
             self.happens(MachineLost(machine=effect.machine, why="exited", message="It was destroyed."), hold)
 
     @rule()
     def crash(self) -> None:
         """Between commit and effect: what was held in memory, arriving or to be done is lost; rows are not."""
-        self.group, self.undone = [], []
         self.book.activate()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """What the former activation had to do is lost; the new one has begun."""
+        assert self.book.last is not None
+        self.group, self.undone = [], list(self.book.last.effects)
 
     # --- what is true after every step ---------------------------------------------------------------
 
@@ -342,7 +377,8 @@ class Interleavings(RuleBasedStateMachine):
         """The alarm, a take, a success for each, and what the turns asked for."""
         self.alarm_in_time()
         for task in self.book.take("m-9", f"claim:last:{round_}", free=9):
-            self.book.turn(CalledBack(run=task.run, attempt=task.attempt, task_id=task.task_id, status="success"))
+            done = CalledBack(run=task.run, attempt=task.attempt, task_id=task.task_id, status="success")
+            self.undone += self.book.turn(done).effects
         self.undone = [e for e in self.undone if isinstance(e, PlanPhase | Deliver)]
         while self.undone:
             self.perform(0, "delivered", again=False, hold=False)

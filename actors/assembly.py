@@ -27,6 +27,7 @@ from actors.signing import load_or_make_secret, machine_token
 from actors.store import Store
 from worker import objects as worker_objects
 from worker.contract import Environment
+from worker.limits import cores
 
 HEALTH_TIMEOUT_S = 3.0
 
@@ -138,9 +139,12 @@ def fleet(settings: Settings, opened: Store, way: Directory, clock: Clock, provi
     common = object_environment(settings) | {
         "CLAIM_URL": f"{settings.orchestrator_url}/machines/claim",
         "WORKER_CONCURRENCY": str(settings.worker_concurrency),
+        "WORKER_TASK_MAX_S": str(max(1, settings.task_max_ms_tiff // 1000)),
         # Four signs of life within the time after which silence counts as death.
         "WORKER_HEARTBEAT_S": str(max(1, settings.task_timeout_tiff_conversion // 4000)),
     }
+    if settings.machine_provider in ("ray", "subprocess"):  # the machines share the cores of this one
+        common["WORKER_CONVERSIONS"] = str(max(1, cores() // settings.max_machines))
     return Fleet(
         opened,
         provider,

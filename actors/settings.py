@@ -135,7 +135,9 @@ class Settings:
     # Machines
     machine_provider: str = _text("ray", "Who runs the workers.", choices=("ray", "subprocess", "external"))
     max_machines: int = _whole(0, "machines", 1, 100_000, "Most machines at a time.", computed="one per core")
-    worker_concurrency: int = _whole(1, "tasks", 1, 64, "Tasks that one machine works on at once.")
+    worker_concurrency: int = _whole(
+        2, "tasks", 1, 64, "Tasks that one machine has in hand: one is downloaded while another is converted."
+    )
     worker_contract: str = _text("ours", "Whose worker the machines run.", choices=("ours", "original"))
     # Read and checked already; the provider that uses them is not there yet
     fly_api_token: str | None = _text(None, "Not used yet: token of the Machines API.", secret=True)

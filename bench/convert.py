@@ -39,7 +39,7 @@ DIFFERENT = 8
 """So many pictures are drawn; the rest are copies under other names."""
 GOAL = 1.15
 READY_S = 120
-POLL_S = 0.02
+POLL_S = 0.1
 
 
 def draw_scans(folder: Path, count: int) -> list[Path]:

@@ -5,8 +5,8 @@ run one task each; the thread that called `run` watches over them: it sends sign
 that are no longer wanted, and gives all back as `released` when `stop` is set. No signals are handled here, so that
 `run` works in any thread of any process.
 
-Conversions happen in processes of their own (`worker.isolation`), as many at once as there are cores: what one task
-downloads or uploads meanwhile costs the others nothing.
+Conversions happen in processes of their own (`worker.isolation`), WORKER_CONVERSIONS at once: what the other tasks
+download or upload meanwhile costs these nothing.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from worker.contract import Callback, CallbackAnswer, CallbackStatus, Claim, Env
 from worker.errors import BadInput, Cancelled, Refused, Retired, Unavailable, Undelivered, WorkerError, sentence
 from worker.isolation import Converters
 from worker.kinds.base import Context, Outcome
-from worker.limits import MemoryGate, cores, memory_for_pictures
+from worker.limits import MemoryGate, memory_for_pictures
 from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
 
 log = logging.getLogger("worker.loop")
@@ -97,9 +97,7 @@ class _Machine:
         self._stop = stop
         memory_bytes = memory_for_pictures(settings.memory_mb)
         self._memory = MemoryGate(memory_bytes)
-        self._converters = Converters(
-            min(settings.concurrency, cores()), memory_bytes=memory_bytes, timeout_s=settings.task_max_s
-        )
+        self._converters = Converters(settings.conversions, memory_bytes=memory_bytes, timeout_s=settings.task_max_s)
         self._begun = time.monotonic()
         self._cpu_begun = time.process_time()
         self._lock = threading.Lock()

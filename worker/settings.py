@@ -5,6 +5,7 @@
 | CLAIM_URL | | none | where to ask for more work; without it one task is done |
 | MACHINE_NAME, MACHINE_TOKEN | | none | who asks, and its bearer token |
 | WORKER_CONCURRENCY | tasks | 2 | tasks at once |
+| WORKER_CONVERSIONS | tasks | cores | converted at once; the others are downloaded or reported meanwhile |
 | WORKER_IDLE_S | s | 5 | how long to ask for work before exiting (`inf`: for ever) |
 | WORKER_MAX_TASKS | tasks | 1000 | retire after as many |
 | WORKER_MAX_AGE_S | s | 3600 | retire after this time |
@@ -19,6 +20,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from worker.limits import cores
 
 TASK_VARIABLES = ("TASK_ID", "BATCH_ID", "INPUT_R2_KEY", "CALLBACK_URL")
 MACHINE_VARIABLES = frozenset(
@@ -39,6 +42,7 @@ class WorkerSettings:
     machine_name: str = "worker"
     machine_token: str | None = None
     concurrency: int = 2
+    conversions: int = 1
     idle_s: float = 5.0
     max_tasks: int = 1000
     max_age_s: float = 3600.0
@@ -54,11 +58,13 @@ class WorkerSettings:
     def load(cls, env: Mapping[str, str]) -> "WorkerSettings":
         """Reads `env`. Raises InvalidSetting."""
         kinds = tuple(part.strip() for part in env.get("WORKER_KINDS", "tiff").split(",") if part.strip())
+        concurrency = int(_number(env, "WORKER_CONCURRENCY", 2, least=1, most=256))
         return cls(
             claim_url=env.get("CLAIM_URL") or None,
             machine_name=env.get("MACHINE_NAME") or "worker",
             machine_token=env.get("MACHINE_TOKEN") or None,
-            concurrency=int(_number(env, "WORKER_CONCURRENCY", 2, least=1, most=256)),
+            concurrency=concurrency,
+            conversions=min(concurrency, int(_number(env, "WORKER_CONVERSIONS", cores(), least=1, most=256))),
             idle_s=_number(env, "WORKER_IDLE_S", 5),
             max_tasks=int(_number(env, "WORKER_MAX_TASKS", 1000, least=1, most=10**9)),
             max_age_s=_number(env, "WORKER_MAX_AGE_S", 3600),

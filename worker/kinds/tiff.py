@@ -35,6 +35,8 @@ HARMLESS: Final = re.compile(
 """Warnings about tags that do not touch the picture: the file is read once more, failing on errors only. Truncated
 data is not among them: half a picture is no success."""
 _NO_DIRECTORY: Final = re.compile(r"not (in )?a known (file )?format")
+_DAMAGED: Final = re.compile(rf"error:?$|{2**32 - 1}")
+"""libtiff without a reason, or with the number of a row or strip that there is not."""
 _SHORT: Final = re.compile(r"(?:the file: )?(bad seek to \d+)")
 _REFUSED: Final = {
     4: "a transparency mask", 10: "ITU LAB", 32803: "a camera's raw data (colour filter array)",
@@ -174,6 +176,8 @@ def _first(told: list[str]) -> str:
     """The decoder's first sentence. libvips does not say what it could not read of a file that begins like a TIFF."""
     if not told:
         return "The file cannot be decoded: its data is damaged or incomplete"
+    if _DAMAGED.search(told[0]):
+        return "The file cannot be decoded: its compressed data is damaged or incomplete"
     if _NO_DIRECTORY.search(told[0]):
         return "The file begins like a TIFF, but its directory cannot be read: it is damaged or incomplete"
     if (seek := _SHORT.match(told[0])) is not None:

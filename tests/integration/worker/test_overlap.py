@@ -25,12 +25,16 @@ def task(server: StandIn, presigned: PresignedServer, number: int) -> dict[str, 
 def test_next_download_overlaps_with_a_conversion(
     server: StandIn, presigned: PresignedServer, decoder_stand_in: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With one core and two tasks, the second is downloaded while the first keeps the only converter, and its own
-    conversion begins once that is free."""
-    monkeypatch.setattr(loop, "cores", lambda: 1)
+    """With two tasks and one conversion at a time, the second is downloaded while the first keeps the only converter,
+    and its own conversion begins once that is free."""
     presigned.objects = {"in-1.tif": b"do: wait " + str(tmp_path / "go").encode(), "in-2.tif": b"do: pid"}
     server.work = [task(server, presigned, 2)]
-    machine = {"CLAIM_URL": f"{server.url}/machines/claim", "WORKER_IDLE_S": "0", "WORKER_CONCURRENCY": "2"}
+    machine = {
+        "CLAIM_URL": f"{server.url}/machines/claim",
+        "WORKER_IDLE_S": "0",
+        "WORKER_CONCURRENCY": "2",
+        "WORKER_CONVERSIONS": "1",
+    }
     downloads = threading.Event()
     remember = presigned.next_fault
 

@@ -8,8 +8,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 DATA := $(wildcard ../shared/data)
-PORT ?= 8787
-DATA_DIR ?= data
+PORT ?=
+DATA_DIR ?=
 PYTEST_ARGS ?=
 
 .PHONY: help setup run test lint format types layering docs soak lock clean
@@ -32,7 +32,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 run: setup ## serve on 127.0.0.1:8787, convert a sample batch, keep serving until Ctrl-C
-	@set -a; if [ -f .env ]; then . ./.env; fi; set +a; exec $(BIN)/arke demo --port $(PORT) --data-dir $(DATA_DIR)
+	@set -a; if [ -f .env ]; then . ./.env; fi; set +a; exec $(BIN)/arke demo $(if $(PORT),--port $(PORT)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
 test: setup ## run all tests (PYTEST_ARGS="-k name" for some)
 	@$(if $(DATA),ARKE_TEST_DATA=$(DATA)) $(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)

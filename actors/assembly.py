@@ -15,7 +15,7 @@ from actors.host import Host, task_environment
 from actors.intake import Intake
 from actors.machines.base import Provider
 from actors.maintenance import admit, expire, read_on, sweep, wake
-from actors.maintenance.base import Report
+from actors.maintenance.base import Activator, Report
 from actors.perform import Performer
 from actors.phases import all_phases
 from actors.rules.batch import longest_wait_ms
@@ -166,8 +166,7 @@ class Duty:
 def duties(settings: Settings, opened: Store, way: Directory, clock: Clock) -> list[Duty]:
     """All duties of the service."""
 
-    async def activate(job_id: str) -> None:
-        await way.call(job_id, {"op": "activate"})
+    activate = Activator(lambda job_id: way.call(job_id, {"op": "activate"}))
 
     async def wake_intake(job: Job) -> None:
         await activate(job.id)  # goes on with a prefix; its alarm fails a list that nobody continues
@@ -195,15 +194,21 @@ def duties(settings: Settings, opened: Store, way: Directory, clock: Clock) -> l
 
 
 async def rounds(duty: Duty) -> None:
-    """Run a duty for ever. A round that fails is logged; the next one comes all the same."""
+    """Run a duty until cancelled. A round that fails, whatever it raises, is logged; the next comes after the interval.
+
+    It comes at once after a round that left something undone, if that one did something and nothing of it failed.
+    """
     while True:
         try:
             report = await duty.run_once()
             if report.done or report.failed:
                 telemetry.event(f"duty.{duty.name}", done=report.done, failed=report.failed)
-            again_at_once = report.more and not report.failed
-        except (ArkeError, OSError) as error:
+            again_at_once = report.more and report.done > 0 and not report.failed
+        except (ArkeError, OSError) as error:  # a part that starts again
             telemetry.warning(f"duty.{duty.name}_failed", why=type(error).__name__)
+            again_at_once = False
+        except Exception:  # noqa: BLE001 - a bug in one round must not end the duty for ever
+            telemetry.fault(f"duty.{duty.name}_broken")
             again_at_once = False
         if not again_at_once:
             await asyncio.sleep(duty.every_s)

@@ -47,15 +47,20 @@ class Directory:
 
         Raises:
             NotFound: no such job.
-            Unavailable: no owner answered within 10 s.
+            Unavailable: no owner answered within 10 s, whether it is gone, is being started, or does not answer. What
+                was sent to it may take effect all the same.
+            ArkeError: what the owner answered.
         """
         return await self._call_until(lambda: self._place(job_id), request | {"job": job_id}, forget=job_id)
 
     async def fleet(self, request: dict[str, Any]) -> Any:
-        """Have the fleet handle `request`. A claim may wait for long: it gets a connection of its own."""
-        if request.get("op") == "claim":
-            return await self._call_until(_always("fleet"), request, own_connection=True)
-        return await self._call_until(_always("fleet"), request)
+        """Have the fleet handle `request`. A claim may wait for `wait_ms`: that is added to the 10 s, and it gets a
+        connection of its own. Raises as `call` does, without NotFound of a job.
+        """
+        if request.get("op") != "claim":
+            return await self._call_until(_always("fleet"), request)
+        wait_s = request["claim"].get("wait_ms", 0) / 1000
+        return await self._call_until(_always("fleet"), request, own_connection=True, patience_s=PATIENCE_S + wait_s)
 
     async def admit(self, job: Job, now: int) -> bool:
         """Give a queued job its place, if there is one free. It is woken in the background: the place is on disk,
@@ -116,36 +121,52 @@ class Directory:
         *,
         forget: str | None = None,
         own_connection: bool = False,
+        patience_s: float | None = None,
     ) -> Any:
-        deadline, pause = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
+        """Send until it is answered. An answer that does not come within the patience is not waited for: the other
+        side may live and be stopped, or hang."""
+        deadline, pause = time.monotonic() + (patience_s or PATIENCE_S), FIRST_PAUSE_S
         while True:
             try:
-                actor = await where()
-                try:
-                    return await self._send(actor, request, own_connection)
-                except ConnectionError:
-                    self._placements.pop(forget or "", None)
-                    if await where() == actor:  # it still lives there: it died, or sleeps
-                        await self.ensure(actor)
-                    raise
-            except (ConnectionError, Unavailable) as error:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    return await self._try_once(where, request, forget, own_connection)
+            except (ConnectionError, Unavailable, TimeoutError) as error:
                 self._placements.pop(forget or "", None)
                 if time.monotonic() + pause > deadline:
                     raise Unavailable(retry_after_s=1) from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
+    async def _try_once(
+        self, where: Callable[[], Awaitable[str]], request: dict[str, Any], forget: str | None, own_connection: bool
+    ) -> Any:
+        actor = await where()
+        try:
+            return await self._send(actor, request, own_connection)
+        except ConnectionError:
+            self._placements.pop(forget or "", None)
+            if await where() == actor:  # by its row it still lives there: it died, or sleeps
+                await self.ensure(actor)
+            raise
+
     async def _send(self, actor: str, request: dict[str, Any], own_connection: bool) -> Any:
         if own_connection:
             return await wire.call_once(wire.socket_path(self._run_dir, actor), request)
-        known = self._clients.get(actor)
-        if known is None:
-            known = self._clients[actor] = wire.Client(wire.socket_path(self._run_dir, actor))
+        client = self._clients.get(actor) or self._connect(actor)
         try:
-            return await known.call(request)
+            return await client.call(request)
         except ConnectionError:
-            self._clients.pop(actor, None)
+            self._drop(actor, client)
             raise
+
+    def _connect(self, actor: str) -> wire.Client:
+        path = wire.socket_path(self._run_dir, actor)
+        client = self._clients[actor] = wire.Client(path, on_end=lambda: self._drop(actor, client))
+        return client
+
+    def _drop(self, actor: str, client: wire.Client) -> None:
+        if self._clients.get(actor) is client:
+            del self._clients[actor]
 
 
 def _always(actor: str) -> Callable[[], Awaitable[str]]:

@@ -9,14 +9,14 @@ takes the next epoch; this one then learns it from its next commit, performs not
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from actors import telemetry
 from actors.clock import TimeSource
 from actors.errors import Fenced, Unavailable
 from actors.rules.batch import decide
-from actors.rules.effects import Answer, Decision, Effect, Policy, State
+from actors.rules.effects import Announce, Answer, Decision, Effect, Policy, State
 from actors.rules.events import Activated, AlarmFired, CalledBack, Event, Loaded
 from actors.rules.flight import Flight
 from actors.rules.model import Job, Task
@@ -61,13 +61,18 @@ class Durable:
         clock: TimeSource,
         rng: random.Random,
         hibernate_after_ms: int = 60_000,
+        ends_when_over: bool = False,
     ):
+        """`ends_when_over`: the process is of this job alone. Nothing keeps it once the job is over: what is left to
+        do at the job's next alarm, `wake` has done by a host that stands anyway."""
         self.job_id = job_id
         self._store, self._perform, self._policy, self._clock, self._rng = store, perform, policy, clock, rng
-        self._hibernate_after_ms = hibernate_after_ms
+        self._hibernate_after_ms, self._ends_when_over = hibernate_after_ms, ends_when_over
         self._inputs: list[Input] = []
         self._arrived = asyncio.Event()
         self._acting: set[asyncio.Task[None]] = set()
+        self._demand: Announce | None = None
+        self._is_telling = False
         self._valid_at = 0.0
         self._busy_at = 0.0
         self.state: State | None = None
@@ -111,18 +116,55 @@ class Durable:
     async def turn(self, group: Sequence[Input]) -> None:
         """Decide, commit, answer, act. Turns never overlap; what arrives meanwhile is the next group.
 
-        Raises Fenced if another activation has taken over: nothing was written, nothing may be done.
+        Where the rules or the store cannot take a group, its events are tried one by one. Raises Fenced if another
+        activation has taken over: nothing was written, nothing may be done. Raises what an event of the loop itself
+        fails with: an alarm that cannot be taken would come again at once.
         """
         try:
-            events = [one.event for one in group]
-            loaded = await self._load(events)
-            state = await self._refill(await self._refresh(self._state))
-            decision = decide(state, [loaded, *events], self._policy, self._clock.now(), self._rng)
-            if decision.changed:
-                await self._commit(decision)
+            try:
+                await self._turn(group)
+            except (Fenced, Unavailable, ConnectionError):
+                raise
+            except Exception as error:  # noqa: BLE001 - one bad event must not end the loop of all the others
+                await self._one_by_one(group, error)
         except BaseException:
             self._refuse(group)
             raise
+
+    async def _one_by_one(self, group: Sequence[Input], error: Exception) -> None:
+        """The bad event alone gets the error for its answer. Nothing of the group was written before."""
+        telemetry.fault("job.turn_failed", raised=error, batch=self.job_id, events=len(group))
+        await self._check_unwritten(error)
+        if not group:
+            raise error
+        for one in group:
+            try:
+                await self._turn([one])
+            except (Fenced, Unavailable, ConnectionError):
+                raise
+            except Exception as fault:
+                await self._check_unwritten(fault)
+                if isinstance(one.event, AlarmFired | Activated):
+                    raise
+                telemetry.fault("job.event_failed", batch=self.job_id, kind=type(one.event).__name__)
+                if not one.answer.done():
+                    one.answer.set_exception(fault)
+
+    async def _check_unwritten(self, error: Exception) -> None:
+        """Raises `error` where the store has more than this activation knows: it must not go on from there."""
+        job = self._state.job
+        row = await self._patiently(lambda: self._store.job(self.job_id))
+        if row is None or (row.epoch, row.seq) != (job.epoch, job.seq):
+            raise error
+
+    async def _turn(self, group: Sequence[Input]) -> None:
+        events = [one.event for one in group]
+        loaded = await self._load(events)
+        state = await self._refill(await self._refresh(self._state))
+        decision = decide(state, [loaded, *events], self._policy, self._clock.now(), self._rng)
+        if decision.changed:
+            await self._commit(decision)
+        telemetry.job_changed(self._state.job, decision.state.job, decision.tasks)
         self.state = decision.state
         for one, answer in zip(group, decision.answers[1:], strict=True):
             if not one.answer.done():
@@ -213,7 +255,25 @@ class Durable:
                 await asyncio.sleep(STORE_RETRY_S)
 
     def _act(self, effect: Effect) -> None:
-        task = asyncio.get_running_loop().create_task(self._perform_one(self._state.job, effect))
+        if not isinstance(effect, Announce):
+            self._begin(self._perform_one(self._state.job, effect))
+            return
+        self._demand = effect
+        if not self._is_telling:
+            self._is_telling = True
+            self._begin(self._tell_demand())
+
+    async def _tell_demand(self) -> None:
+        """One at a time: a fleet that does not answer gathers none. Of those that came meanwhile the newest counts."""
+        try:
+            while (demand := self._demand) is not None:
+                self._demand = None
+                await self._perform_one(self._state.job, demand)
+        finally:
+            self._is_telling = False
+
+    def _begin(self, acting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(acting)
         self._acting.add(task)
         task.add_done_callback(self._acted)
 
@@ -230,12 +290,11 @@ class Durable:
             self._trust_epoch()
         try:
             result = await self._perform(job, effect)
+            if result is not None:
+                with contextlib.suppress(Unavailable):  # this activation has ended: the next one asks again
+                    await self.submit(result)
         except Exception:  # noqa: BLE001 - the loop must outlive a broken effect; the alarm asks for it again
             telemetry.fault("job.effect_failed", batch=self.job_id, effect=type(effect).__name__)
-            return
-        if result is not None:
-            with contextlib.suppress(Unavailable):  # this activation has ended: the next one asks again
-                await self.submit(result)
 
     def _may_hibernate(self) -> bool:
         return self._is_idle() and self._linger_left_s() <= 0
@@ -244,10 +303,12 @@ class Durable:
         return self._busy_at + LINGER_S - asyncio.get_running_loop().time()
 
     def _is_idle(self) -> bool:
-        """Nothing in flight, nothing arriving, nothing being done, nothing due soon."""
+        """Nothing in flight, nothing arriving, nothing being done, nothing due soon (if this process may stay)."""
         state = self._state
         if self._inputs or self._acting or state.in_flight:
             return False
+        if self._ends_when_over and state.job.state in TERMINAL_JOBS:
+            return True
         alarm_at = state.job.alarm_at
         return alarm_at is None or alarm_at - self._clock.now() > self._hibernate_after_ms
 

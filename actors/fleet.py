@@ -6,35 +6,36 @@ reconciled at the next start. A machine that ends is destroyed first, then the b
 told, then its row is GONE: so a task is never given out again while its machine may still run, and none is forgotten.
 
 Requests that come over the wire are answered without waiting for a batch (batches wait for the fleet, so the
-reverse would lock both), except claims: they wait up to 30 s, and the wire answers a list as a whole. So whoever
-passes claims on uses a `wire.Client` of its own for each claim.
+reverse would lock both), except claims: they wait (MAX_CLAIM_WAIT_MS), and the wire answers a list as
+a whole. So whoever passes claims on uses a `wire.Client` of its own for each claim.
+
+That a claim sent again gets the same answer ends with this process, as far as it depends on it: which batch a claim
+was passed to is only in memory. After a restart the claim may be passed to another batch; what the first has given
+to it is then given up by its deadline.
 
 All times are milliseconds; `now` is the wall clock.
 """
 
 import asyncio
-import logging
 import random
 import signal
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from actors import telemetry
 from actors.errors import ArkeError, Fenced, InvalidInput, Retired, Unavailable
 from actors.machines.base import MachineSpec, MachineStatus, Provider, ProviderUnavailable, SpawnRefused
 from actors.rules import fleet as rules
 from actors.rules.fleet import Demand
 from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, MachineState
-from worker.contract import Claim, Environment
-
-log = logging.getLogger(__name__)
+from worker.contract import MAX_CLAIM_FREE, MAX_CLAIM_WAIT_MS, Claim, Environment
 
 SINGLETON: Final = "fleet"
-CLAIM_MOST_MS: Final = 30_000
 TICK_MS: Final = 1_000
 SWEEP_MS: Final = 10_000
 OVERSTAY_MS: Final = 30_000
@@ -67,7 +68,7 @@ class FleetStore(Protocol):
 class Ending(msgspec.Struct, kw_only=True):
     """A machine that is to be ended: what the jobs in `tell` still have to be told about it."""
 
-    why: str  # refused | gone | oom | exited
+    why: str  # refused | unmade | gone | exited
     message: str
     permanent: bool = False
     tell: list[str]
@@ -78,6 +79,14 @@ async def wait_real(event: asyncio.Event, milliseconds: int) -> bool:
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), max(0, milliseconds) / 1000)
     return event.is_set()
+
+
+class Deal(msgspec.Struct, kw_only=True):
+    """What each of the claims that waited at a moment may take: dealt once for all, as they may be thousands."""
+
+    of: tuple[Any, ...] = ()  # the moment: what would change the deal
+    claims: frozenset[rules.ClaimKey] = frozenset()
+    shares: dict[rules.ClaimKey, int] = {}
 
 
 class Fleet:
@@ -123,7 +132,8 @@ class Fleet:
         self._last_job: str | None = None
         self._claims: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._polls: dict[tuple[str, str], asyncio.Task[list[Environment]]] = {}
-        self._waiting: Counter[str] = Counter()
+        self._waiting: dict[rules.ClaimKey, rules.Waiting] = {}  # the claims that wait, longest first
+        self._dealt = Deal()
         self._orphans: dict[str, int] = {}
         self._overstays: dict[str, int] = {}
         self._swept_at = 0
@@ -154,13 +164,13 @@ class Fleet:
     async def _take_over(self, row: Machine) -> None:
         what = rules.after_restart(row)
         if what == "give_back":
-            await self._end(row.id, "refused", "The fleet started again before the machine was made.")
+            await self._end(row.id, "unmade", "The fleet started again before the machine was made.")
         elif what == "destroy":
             await self._end(row.id, "gone", row.reason or "The machine was destroyed.")
         elif what == "inspect":
             self._creating[row.id] = row.job_id or ""
             try:
-                await self._found_or_refused(row, "The fleet started again while the machine was being made.")
+                await self._found_or_lost(row, "unmade", "The fleet started again while the machine was being made.")
             finally:
                 self._creating.pop(row.id, None)
 
@@ -188,10 +198,10 @@ class Fleet:
         try:
             await work
         except Fenced:
-            log.warning("[Fleet] another activation has taken over")
+            telemetry.warning("fleet.fenced")
             self._stop_soon()
-        except Exception:
-            log.exception("[Fleet] a step failed; the fleet starts again")
+        except Exception:  # noqa: BLE001 - logged; Ray starts the fleet again
+            telemetry.fault("fleet.step_failed")
             self._stop_soon()
 
     def _stop_soon(self) -> None:
@@ -308,8 +318,8 @@ class Fleet:
         return {"tasks": await asyncio.shield(poll)}
 
     async def _poll(self, claim: Claim, internal: bool) -> list[Environment]:
-        until = self._now() + min(max(0, claim.wait_ms), CLAIM_MOST_MS)
-        free = min(max(1, claim.free), 64)
+        until = self._now() + min(max(0, claim.wait_ms), MAX_CLAIM_WAIT_MS)
+        free = min(max(1, claim.free), MAX_CLAIM_FREE)
         self._overstays.pop(claim.machine, None)
         former = self._claims.get((claim.machine, claim.claim))
         if former is not None:
@@ -317,16 +327,25 @@ class Fleet:
             tasks = await self._take_for(claim, former, free, internal)
             if tasks:
                 return tasks
-        while True:
-            changed = self._changed
-            self._check(claim.machine, internal)
-            tasks = await self._take_any(claim, free, internal)
-            if tasks:
-                return tasks
-            left = until - self._now()
-            if left <= 0:
-                return []
-            await self._wait_for_work(claim.kinds, free, changed, min(left, self._pause(left)))
+        key = (claim.machine, claim.claim)
+        try:
+            while True:
+                changed = self._changed
+                self._check(claim.machine, internal)
+                self._waiting.setdefault(key, rules.Waiting(claim.machine, claim.kinds, free))
+                if share := self._share(key):
+                    del self._waiting[key]
+                    if tasks := await self._take_any(claim, share, internal):
+                        return tasks
+                    self._waiting[key] = rules.Waiting(claim.machine, claim.kinds, free)
+                left = until - self._now()
+                if left <= 0:
+                    return []
+                await self._wait(changed, min(left, self._pause(left)))
+        finally:
+            self._waiting.pop(key, None)
+            if self._waiting and self._unmet(claim.kinds):
+                self._notify()  # what this claim leaves is for the next
 
     def _check(self, machine: str, internal: bool) -> None:
         """Invariant 2 for machines: one that the fleet has given up gets no work, even if it still runs."""
@@ -340,12 +359,22 @@ class Fleet:
         alive = row is not None and row.state in (MachineState.SPAWNING, MachineState.RUNNING)
         return alive and machine not in self._endings
 
-    async def _wait_for_work(self, kinds: Sequence[str], free: int, changed: asyncio.Event, milliseconds: int) -> None:
-        self._waiting.update(dict.fromkeys(kinds, free))
-        try:
-            await self._wait(changed, milliseconds)
-        finally:
-            self._waiting.subtract(dict.fromkeys(kinds, free))
+    def _share(self, key: rules.ClaimKey) -> int:
+        """How many tasks this waiting claim may ask for now, others that wait for the same considered."""
+        kinds = self._waiting[key].kinds
+        unmet = self._unmet(kinds)
+        if not unmet:
+            return 0
+        moment = (self._changed, kinds, len(unmet))
+        if self._dealt.of != moment or key not in self._dealt.claims:
+            rivals = {k: claim for k, claim in self._waiting.items() if not set(kinds).isdisjoint(claim.kinds)}
+            self._dealt = Deal(of=moment, claims=frozenset(rivals), shares=rules.deal(rivals, sum(unmet)))
+        return self._dealt.shares.pop(key, 0)
+
+    def _unmet(self, kinds: Collection[str]) -> list[int]:
+        """How many tasks of each job can be asked for now and are not yet; without jobs that have none."""
+        now = self._now()
+        return [d.unmet for d in self._demands.values() if d.unmet and d.not_before <= now and d.kind in kinds]
 
     def _pause(self, most: int) -> int:
         """How long nothing can change by itself: until a host that did not answer is asked again."""
@@ -388,7 +417,7 @@ class Fleet:
             try:
                 await self._call_host(job, report)
             except (ArkeError, OSError) as failure:
-                log.warning("[Fleet] %s was not given back: %s", task["task_id"], failure)
+                telemetry.warning("fleet.not_given_back", task=task["task_id"], why=failure)
 
     def _remember(self, claim: Claim, job: str) -> None:
         """Before the job is asked: its answer may get lost. The job itself knows what it gave to this claim."""
@@ -427,11 +456,11 @@ class Fleet:
                 self._adjust(job, left=(version, left + taken))
             return tasks
         except (Unavailable, OSError) as failure:
-            log.info("[Fleet] %s did not answer: %s", job, failure)
+            telemetry.event("fleet.batch_did_not_answer", batch=job, why=failure)
             self._adjust(job, not_before=self._now() + HOST_PAUSE_MS)
             return None
         except ArkeError as refusal:
-            log.info("[Fleet] %s gives no work: %s", job, refusal.code)
+            telemetry.event("fleet.batch_gives_no_work", batch=job, why=refusal.code)
             self._demands.pop(job, None)
             return []
         finally:
@@ -461,7 +490,7 @@ class Fleet:
         now = self._now()
         alive = len((self._rows.keys() | self._creating.keys()) - self._endings.keys())
         places = rules.to_spawn(
-            self._demands, alive=alive, most=self._most, waiting=self._waiting,
+            self._demands, alive=alive, most=self._most, waiting=self._places(),
             closed=[kind for kind, (_, until) in self._refusals.items() if until > now],
             after=self._last_job, now=now,
         )  # fmt: skip
@@ -472,6 +501,13 @@ class Fleet:
             self._last_job = place.job
             self._adjust(place.job, taking=1)
             self._background(self._create(machine, place))
+
+    def _places(self) -> Counter[str]:
+        """How many tasks the claims that wait could take, by kind."""
+        places: Counter[str] = Counter()
+        for claim in self._waiting.values():
+            places.update(dict.fromkeys(claim.kinds, claim.free))
+        return places
 
     async def _create(self, machine: str, place: rules.Place) -> None:
         reserved = 1  # by _fill, until the take reserves for itself
@@ -485,11 +521,11 @@ class Fleet:
             reserved = 0
             tasks = await self._take(place.job, machine, f"spawn:{machine}", 1, place.kind)
             if tasks is None:
-                await self._end(machine, "refused", "The batch did not answer.", bury=False)
+                await self._end(machine, "unmade", "The batch did not answer.", bury=False)
             elif not tasks:
                 await self._move(machine, MachineState.GONE, ended_at=self._now(), reason="no task")
             elif machine in self._unwanted:
-                await self._end(machine, "refused", "The batch was ended.", bury=False)
+                await self._end(machine, "unmade", "The batch was ended.", bury=False)
             else:
                 await self._spawn(machine, tasks[0])
         finally:
@@ -513,8 +549,8 @@ class Fleet:
             self._refused(row.kind)
             await self._end(machine, "refused", refusal.message, permanent=refusal.permanent, bury=False)
         except (ProviderUnavailable, OSError) as failure:
-            log.warning("[Fleet] spawning %s: %s", task["name"], failure)
-            await self._found_or_refused(row, "The provider did not answer.")
+            telemetry.warning("fleet.spawn_not_answered", machine=task["name"], why=failure)
+            await self._found_or_lost(row, "refused", "The provider did not answer.")
         else:
             await self._runs(row, provider_id)
 
@@ -525,18 +561,19 @@ class Fleet:
         if moved is None and row.id in self._rows:  # cancelled before the answer came: the ending needs the id
             await self._change(row.id, provider_id=provider_id)
 
-    async def _found_or_refused(self, row: Machine, message: str) -> None:
-        """A spawn whose answer is not known (invariant 3): adopted when the provider has it, else refused."""
-        while not self.stopped.is_set():
+    async def _found_or_lost(self, row: Machine, why: str, message: str) -> None:
+        """A spawn whose answer is not known (invariant 3): adopted when the provider has it, else told as `why`."""
+        while not self.stopped.is_set() and row.id not in self._endings:
             try:
                 status = await self._provider.inspect(row.name or row.id)
             except (ProviderUnavailable, OSError) as failure:
-                log.warning("[Fleet] inspecting %s: %s", row.name, failure)
+                telemetry.warning("fleet.not_inspected", machine=row.name, why=failure)
                 await self._wait(asyncio.Event(), TICK_MS)
                 continue
             if status.state == "gone":
-                self._refused(row.kind)
-                await self._end(row.id, "refused", message, bury=row.id not in self._creating)
+                if why == "refused":
+                    self._refused(row.kind)
+                await self._end(row.id, why, message, bury=row.id not in self._creating)
             else:
                 await self._runs(row, status.provider_id)
             break
@@ -575,7 +612,7 @@ class Fleet:
             if sweep:
                 await self._sweep(statuses)
         except (ProviderUnavailable, OSError) as failure:
-            log.warning("[Fleet] the provider does not answer: %s", failure)
+            telemetry.warning("fleet.provider_away", why=failure)
 
     async def _part_from_jobs_that_are_over(self, now: int) -> None:
         """Invariant 3: what the end of a job asked of the fleet may have been lost. Its machines end all the same
@@ -588,7 +625,7 @@ class Fleet:
         try:
             over = jobs - await self._store.open_jobs(sorted(jobs))
         except (Unavailable, OSError) as failure:
-            log.info("[Fleet] which jobs are over is not known: %s", failure)
+            telemetry.event("fleet.ended_batches_not_known", why=failure)
             return
         for job in over & self._demands.keys():
             if self._demands[job].version == versions.get(job):
@@ -623,7 +660,7 @@ class Fleet:
             self._rows.values(), found, self._orphans, now=self._swept_at, patience_ms=self._sweep_ms
         )
         for provider_id in over:
-            log.warning("[Fleet] machine %s is nobody's: destroyed", provider_id)
+            telemetry.warning("fleet.orphan_destroyed", machine=provider_id)
             await self._provider.destroy(provider_id)
             self._orphans.pop(provider_id, None)
         return len(over)
@@ -654,7 +691,7 @@ class Fleet:
             self._endings.pop(machine, None)
             self._notify()
         except (ProviderUnavailable, Unavailable, OSError) as failure:
-            log.info("[Fleet] the end of %s waits: %s", machine, failure)
+            telemetry.event("fleet.end_waits", machine=machine, why=failure)
         finally:
             self._burying.discard(machine)
 
@@ -671,7 +708,7 @@ class Fleet:
         except Unavailable:
             raise
         except ArkeError as answer:
-            log.info("[Fleet] %s need not know of %s: %s", job, row.id, answer.code)
+            telemetry.event("fleet.batch_need_not_know", batch=job, machine=row.id, why=answer.code)
 
     # ---- rows
 
@@ -704,7 +741,7 @@ class Fleet:
             except (Unavailable, OSError) as failure:
                 if self.stopped.is_set():
                     raise Fenced from failure
-                log.warning("[Fleet] the store does not answer: %s", failure)
+                telemetry.warning("fleet.store_away", why=failure)
                 await self._wait(asyncio.Event(), COMMIT_PAUSE_MS)
         self._seq = seq
         if row.state is MachineState.GONE:
@@ -721,9 +758,7 @@ def _restarting() -> Unavailable:
 
 def _why(status: MachineStatus) -> tuple[str, str]:
     """The `why` and the message of a lost machine."""
-    if status.oom:
-        return "oom", "The machine ran out of memory."
-    if status.code == -signal.SIGKILL:  # who sent it is not known, and no provider says `oom` without knowing
+    if status.code == -signal.SIGKILL:  # who sent it is not known
         return "exited", "The machine was killed by SIGKILL, as the kernel does when memory runs out."
     if status.state == "exited":
         code = "" if status.code is None else f" with code {status.code}"

@@ -13,6 +13,7 @@ from actors.clock import TimeSource
 from actors.durable import Durable, Perform
 from actors.errors import BY_CODE, ArkeError, Conflict, InvalidInput, NotFound, Unavailable
 from actors.phases import all_phases
+from actors.readers import Read, Readers
 from actors.rules.effects import Answer, Granted, Policy, Received, Refused
 from actors.rules.events import (
     CalledBack,
@@ -38,11 +39,12 @@ EVENTS: Final[dict[str, type[Event]]] = {
     "redeliver": Redelivered,
 }
 
-ContinueIntake = Callable[[Job], "asyncio.Future[None] | asyncio.Task[None]"]
-
 
 class Host:
-    """Many jobs, one loop each. A job is activated by the first request that names it."""
+    """Many jobs, one loop each. A job is activated by the first request that names it.
+
+    `on_idle` is given to the process that one job has for itself: called each time that its last loop has ended.
+    """
 
     def __init__(
         self,
@@ -56,17 +58,23 @@ class Host:
         callback_base: str,
         secret: str,
         hibernate_after_ms: int,
-        continue_intake: ContinueIntake | None = None,
+        continue_intake: Read | None = None,
         on_idle: Callable[[], None] | None = None,
     ):
         self._name = name
         self._store, self._perform, self._policy, self._clock, self._rng = store, perform, policy, clock, rng
         self._callback_base, self._secret = callback_base.rstrip("/"), secret
-        self._hibernate_after_ms = hibernate_after_ms
-        self._continue_intake, self._on_idle = continue_intake, on_idle
+        self._hibernate_after_ms, self._on_idle = hibernate_after_ms, on_idle
+        self._readers = continue_intake and Readers(
+            read=continue_intake, store=store, clock=clock, timeout_ms=policy.intake_timeout_ms
+        )
         self._active: dict[str, asyncio.Task[Durable]] = {}
         self._loops: set[asyncio.Task[None]] = set()
-        self._intakes: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs here."""
+        return not self._active and (self._readers is None or self._readers.idle)
 
     async def handle(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
         """Answer a list of requests in its order; one that is bad fails alone. The handler of `actors.wire`."""
@@ -131,6 +139,7 @@ class Host:
             clock=self._clock,
             rng=self._rng,
             hibernate_after_ms=self._hibernate_after_ms,
+            ends_when_over=self._on_idle is not None,
         )
         await durable.activate()
         loop = asyncio.get_running_loop().create_task(self._run(durable))
@@ -158,19 +167,14 @@ class Host:
 
     async def _takes_in(self, job_id: str) -> bool:
         """Whether the job still reads its prefix; the reading goes on here, once, from its durable cursor."""
+        if self._readers is None:
+            return False
         job = await self._store.job(job_id)
         if job is None or job.state is not JobState.RECEIVING or job.source_cursor is None:
+            self._readers.forget(job_id)
             return False
-        running = self._intakes.get(job_id)
-        if self._continue_intake is not None and (running is None or running.done()):
-            intake = self._intakes[job_id] = asyncio.ensure_future(self._continue_intake(job))
-            intake.add_done_callback(lambda done: self._intake_ended(job_id, done))
+        await self._readers.go_on(job)
         return True
-
-    def _intake_ended(self, job_id: str, intake: "asyncio.Future[None]") -> None:
-        self._intakes.pop(job_id, None)
-        if not intake.cancelled() and (error := intake.exception()) is not None:
-            telemetry.warning("intake.failed", batch=job_id, why=f"{type(error).__name__}: {error}")
 
     def _reply(self, job: Job, answer: Answer) -> Any:
         match answer:

@@ -4,6 +4,7 @@ A list or manifest is checked as a whole before the first row is written: bad in
 Every step is idempotent, so that the same body sent again goes on where a crash ended the first.
 """
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -20,11 +21,13 @@ from actors.planning import plan_tasks
 from actors.rules.model import Job
 from actors.rules.states import JobState
 from actors.sources import manifest, prefix
-from actors.sources.base import Objects, checked_file
+from actors.sources.base import Objects, check_value, checked_file
 from actors.store import Store
 from worker.contract import FileRef
 
 PAGE: Final = 1000
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""Read where it arrives, in a few milliseconds; a larger body on a thread, so that other requests are answered."""
 ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TEXT_FIELDS: Final = ("batch_id", "manifest_r2_key", "r2_prefix", "uploader", "root_path", "parent_pi")
 
@@ -53,8 +56,8 @@ class Intake:
             InvalidInput, EmptyBatch: nothing was written.
             BatchExists: the id is used by another body.
         """
-        message = _decode(raw)
-        digest = hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
+        is_large = isinstance(raw, dict) or len(raw) > SMALL_BODY_BYTES
+        message, digest = await asyncio.to_thread(_understand, raw) if is_large else _understand(raw)
         job_id = message.get("batch_id") or f"batch_{secrets.token_hex(8)}"
         existing = await self._store.job(job_id)
         if existing is not None and existing.state not in (JobState.FAILED, JobState.CANCELLED):
@@ -62,19 +65,23 @@ class Intake:
                 raise BatchExists
             if existing.state is not JobState.RECEIVING:
                 return existing, False
-        files = await self._list(message)
-        job = await self._begin(self._row(message, job_id, digest, files is None, owner), existing, digest)
-        telemetry.event("intake.received", batch=job_id, run=job.run, files="?" if files is None else len(files))
-        if files is None:
-            return job, True
+        files, manifest_digest = await self._list(message)
+        row = self._row(message, job_id, digest, files is None, owner)
         try:
-            return await self._receive(job, files), True
+            return await self._carry_out(row, existing is None, files, manifest_digest), True
+        except BatchExists:
+            raise
         except Conflict:
             # The same body came twice at once, and the other call was quicker.
-            row = await self._store.job(job_id)
-            if row is None or row.body_digest != digest or row.state is JobState.RECEIVING:
+            quicker = await self._store.job(job_id)
+            if quicker is None or quicker.body_digest != digest or quicker.state is JobState.RECEIVING:
                 raise
-            return row, False
+            return quicker, False
+
+    async def _carry_out(self, row: Job, is_new: bool, files: list[FileRef] | None, manifest_digest: str | None) -> Job:
+        job = await self._begin(row, is_new, manifest_digest)
+        telemetry.event("intake.received", batch=job.id, run=job.run, files="?" if files is None else len(files))
+        return job if files is None else await self._receive(job, files)
 
     def _row(self, message: dict[str, Any], job_id: str, digest: str, by_prefix: bool, owner: str | None) -> Job:
         now = self._clock.now()
@@ -100,6 +107,7 @@ class Intake:
 
     async def read_prefix(self, job: Job) -> Job:
         """Read the keys under a prefix, from the durable cursor on, in the order of their keys."""
+        await self._store.clear(job.id, job.run)
         wanted: str = job.message["r2_prefix"]
         found, cursor = job.files_total, job.source_cursor
         while True:
@@ -125,21 +133,18 @@ class Intake:
         telemetry.event("intake.queued", batch=job.id, files=files_total, tasks=total)
         return await self._store.job(job.id) or queued
 
-    async def _begin(self, job: Job, existing: Job | None, digest: str) -> Job:
-        if existing is None:
-            row, created = await self._store.create(job)
-            if not created and row.body_digest != digest:
+    async def _begin(self, job: Job, is_new: bool, manifest_digest: str | None) -> Job:
+        """The row to add files to: a new one, the one of an intake that died, or a new run over a batch in ERROR.
+
+        Where the manifest has changed since an intake died, a new run begins too, and what was listed goes.
+        """
+        if is_new:
+            row, created = await self._store.create(job, manifest_digest)
+            if created:
+                return row
+            if row.body_digest != job.body_digest:
                 raise BatchExists
-            return row
-        if existing.state is JobState.RECEIVING:
-            return existing
-        try:
-            return await self._store.recreate(job)
-        except Conflict:  # another call was quicker: with the same body it is the one that this call goes on with
-            quicker = await self._store.job(job.id)
-            if quicker is None or quicker.state is not JobState.RECEIVING or quicker.body_digest != digest:
-                raise
-            return quicker
+        return await self._store.recreate(job, manifest_digest)
 
     async def _fail(self, job: Job, code: str, error: str) -> Job:
         now = self._clock.now()
@@ -149,24 +154,41 @@ class Intake:
         await self._store.queue(failed)
         return failed
 
-    async def _list(self, message: dict[str, Any]) -> list[FileRef] | None:
-        """The files of a list or manifest; None for a prefix, which a standing actor reads."""
+    async def _list(self, message: dict[str, Any]) -> tuple[list[FileRef] | None, str | None]:
+        """The files of a list or manifest; None for a prefix, which a standing actor reads. And, of a manifest, what
+        tells it from another one under its key."""
+        digest = None
         if "files" in message:
-            files = [checked_file(entry, f"files[{i}]") for i, entry in enumerate(message["files"])]
+            files = await asyncio.to_thread(_checked_files, message["files"])
         elif message.get("manifest_r2_key"):
-            files = await manifest.read(self._objects, message["manifest_r2_key"])
+            files, digest = await manifest.read(self._objects, message["manifest_r2_key"])
         else:
-            return None
+            return None, None
         if not files:
             raise EmptyBatch
         if len(files) > self._max_files:
             raise InvalidInput(
                 f"The batch has {len(files)} files, more than {self._max_files}. Split it.", field="files"
             )
-        return files
+        return files, digest
 
 
-def _decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
+def _checked_files(entries: list[Any]) -> list[FileRef]:
+    return [checked_file(entry, f"files[{n}]") for n, entry in enumerate(entries)]
+
+
+def _understand(raw: bytes | dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The message, and the digest by which the same one is known again, whatever the order of its fields."""
+    message = decode(raw)
+    try:
+        canonical = msgspec.json.encode(message, order="deterministic")
+    except RecursionError as error:  # in `files`, of which only what is used is looked at
+        raise InvalidInput("The body is nested too deeply.") from error
+    return message, hashlib.sha256(canonical).hexdigest()
+
+
+def decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
+    """The message in the body of a creation; what its files say is not checked yet. Raises InvalidInput."""
     if isinstance(raw, dict):
         message: Any = raw
     else:
@@ -188,6 +210,9 @@ def _decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
         raise InvalidInput("Name the files: give manifest_r2_key, files, or r2_prefix.", field="files")
     if message.get("r2_prefix") and "files" not in message and not message.get("manifest_r2_key"):
         prefix.check(message["r2_prefix"])
+    for name, value in message.items():
+        if name != "files":
+            check_value(value, name)
     return message
 
 

@@ -15,12 +15,15 @@ from actors import assembly, telemetry, wire
 from actors.clock import Clock
 from actors.directory import Directory
 from actors.errors import Unavailable
+from actors.host import Host
 from actors.machines import open_provider
 from actors.settings import Settings
 from actors.store import Store
 
 NAMESPACE: Final = "arke"
 READY_TIMEOUT_S: Final = 20.0
+UNASKED_S: Final = 60.0
+"""How long the process of one batch stands without one."""
 OPTIONS: Final[dict[str, Any]] = {
     "namespace": NAMESPACE,
     "lifetime": "detached",
@@ -56,7 +59,7 @@ class Shell:
 
     def __init__(self, name: str, settings: Settings):
         self.name, self.settings = name, settings
-        telemetry.configure(settings.log_level)
+        telemetry.configure(settings.log_level, settings.log_dir, name)
         self._server: wire.Server | None = None
         self._opened = asyncio.get_running_loop().create_task(self._open_or_end())
 
@@ -108,6 +111,8 @@ class HostActor(Shell):
         own = self.name.startswith("batch:")
         host = assembly.host(self.name, self.settings, opened, way, Clock(), self._leave if own else None)
         await self._listen(host.handle)
+        if own:
+            self._watcher = asyncio.get_running_loop().create_task(leave_when_idle(host, self._leave))
 
     def _leave(self) -> None:
         me = ray.get_runtime_context().current_actor
@@ -130,7 +135,7 @@ class FleetActor(Shell):
         provider = open_provider(
             self.settings.machine_provider,
             run_dir=self.settings.run_dir,
-            log_dir=self.settings.data_dir / "logs",
+            log_dir=self.settings.log_dir,
             workers=self.settings.max_machines,
         )
         fleet = assembly.fleet(self.settings, opened, way, Clock(), provider)
@@ -148,6 +153,16 @@ class MaintenanceActor(Shell):
         duties = assembly.duties(self.settings, opened, way, Clock())
         self._rounds = [asyncio.get_running_loop().create_task(assembly.rounds(duty)) for duty in duties]
         await self._listen(_nothing)
+
+
+async def leave_when_idle(host: Host, leave: Callable[[], None], every_s: float = UNASKED_S) -> None:
+    """Leave if nothing runs when it is looked at. Ray starts an actor again that died when its job was over: nobody
+    asks it for anything, so no loop ends there."""
+    while True:
+        await asyncio.sleep(every_s)
+        if host.idle:
+            leave()
+            return
 
 
 async def patiently(operation: Callable[[], Awaitable[None]]) -> None:

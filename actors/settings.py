@@ -138,8 +138,8 @@ class Settings:
     worker_concurrency: int = _whole(
         2, "tasks", 1, 64, "Tasks that one machine has in hand: one is downloaded while another is converted."
     )
-    worker_contract: str = _text("ours", "Whose worker the machines run.", choices=("ours", "original"))
     # Read and checked already; the provider that uses them is not there yet
+    worker_contract: str = _text("ours", "Not used yet: whose worker the machines run.", choices=("ours", "original"))
     fly_api_token: str | None = _text(None, "Not used yet: token of the Machines API.", secret=True)
     fly_app_name: str = _text("arke-tiff-worker", "Not used yet: app in which machines are made.")
     fly_worker_image: str | None = _text(None, "Not used yet: image of the machines.")
@@ -217,6 +217,11 @@ class Settings:
     def store(self) -> Path:
         """The SQLite file."""
         return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url else self.data_dir / "arke.db"
+
+    @property
+    def log_dir(self) -> Path:
+        """Folder of the logs: the service's, its standard error, and those of machines that are processes."""
+        return self.data_dir / "logs"
 
     @property
     def run_dir(self) -> Path:

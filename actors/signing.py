@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+LEAST_SECRET_CHARS = 16
+
 
 def sign_task(secret: str, batch: str, task: str, run: int, attempt: int) -> str:
     """The `sig` of a CALLBACK_URL; it names exactly one assignment."""
@@ -31,7 +33,10 @@ def verify_machine(accepted: tuple[str, ...], machine: str, token: str) -> bool:
 
 
 def load_or_make_secret(path: Path) -> str:
-    """The secret kept in `path` (mode 0600), made on first use. Safe when two processes start together."""
+    """The secret kept in `path` (mode 0600), made on first use. Safe when two processes start together.
+
+    Raises ValueError for a file that holds no secret.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -45,7 +50,10 @@ def load_or_make_secret(path: Path) -> str:
         pass
     finally:
         draft.unlink()
-    return path.read_text().strip()
+    secret = path.read_text().strip()
+    if len(secret) < LEAST_SECRET_CHARS:  # an empty key would let everybody sign
+        raise ValueError(f"{path.name} is empty or too short. Delete it: a new one is made at the next start.")
+    return secret
 
 
 def _digest(secret: str, text: str) -> str:

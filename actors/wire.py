@@ -6,8 +6,8 @@ A reply is `{"ok": value}` or `{"error": {"code", "message", "field", "retry_aft
 """
 
 import asyncio
+import contextlib
 import hashlib
-import logging
 import os
 import re
 import socket
@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from actors import telemetry
 from actors.errors import BY_CODE, ArkeError, TooLarge, Unavailable
 
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
@@ -27,8 +28,6 @@ MAX_LIST: Final = 4096  # requests of one frame: bounds the group that a handler
 
 _HEADER: Final = struct.Struct(">I")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-_log = logging.getLogger(__name__)
 
 Handler = Callable[[list[Any]], Awaitable[list[Any]]]
 """Takes a list of requests, returns as many values in the same order; an exception in a place is its answer."""
@@ -54,14 +53,31 @@ def socket_path(run_dir: Path, actor_name: str) -> Path:
 class Server:
     """What listens at a path, and its connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.connections: set[_Served] = set()
         self.listening: asyncio.Server | None = None
+        self._file: int | None = None
+
+    async def listen(self, handler: Handler) -> None:
+        """Listen from now on. Raises OSError when the path cannot be had."""
+        listener = _bind(self.path)
+        self._file = self.path.stat().st_ino
+        self.listening = await asyncio.get_running_loop().create_unix_server(
+            lambda: _Served(self, self.path.name, handler), sock=listener
+        )
 
     def close(self) -> None:
-        """Listen no more, and end the connections: each after the answers that it still has to get."""
+        """Listen no more, and end the connections: each after the answers that it still has to get.
+
+        The file goes too, unless another process listens at the path meanwhile.
+        """
         if self.listening is not None:
             self.listening.close()
+        with contextlib.suppress(FileNotFoundError):
+            if self._file is not None and self.path.stat().st_ino == self._file:
+                self.path.unlink()
+        self._file = None
         for connection in list(self.connections):
             connection.end()
 
@@ -71,9 +87,8 @@ async def serve(path: Path, handler: Handler) -> Server:
 
     One list at a time of each connection; lists of different connections run side by side.
     """
-    server = Server()
-    loop = asyncio.get_running_loop()
-    server.listening = await loop.create_unix_server(lambda: _Served(server, path.name, handler), sock=_bind(path))
+    server = Server(path)
+    await server.listen(handler)
     return server
 
 
@@ -144,7 +159,7 @@ class _Served(_Frames):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop. What is being handled goes on: it may be half done."""
         self._server.connections.discard(self)
-        _log.debug("connection at %s ended", self._name)
+        telemetry.detail("wire.connection_ended", at=self._name)
 
     def _go_on(self) -> None:
         if self._answering is not None or self._ending:
@@ -155,7 +170,7 @@ class _Served(_Frames):
                 requests = msgspec.msgpack.decode(body, type=list[Any])
                 self._answering = asyncio.get_running_loop().create_task(self._answer(requests))
         except (FrameTooLarge, msgspec.MsgspecError):
-            _log.warning("connection at %s sent what is not a list of requests", self._name)
+            telemetry.warning("wire.not_a_list_of_requests", at=self._name)
             self.close()
 
     async def _answer(self, requests: list[Any]) -> None:
@@ -194,10 +209,10 @@ async def _handle(handler: Handler, requests: list[Any]) -> list[Any]:
     except ArkeError as error:
         return [error] * len(requests)
     except Exception as error:  # noqa: BLE001 - logged, and answered without detail
-        _log.exception("a list of %d requests failed", len(requests))
+        telemetry.fault("wire.list_failed", requests=len(requests))
         return [ArkeError(_internal(error))] * len(requests)
     if len(values) != len(requests):
-        _log.error("handler answered %d of %d requests", len(values), len(requests))
+        telemetry.warning("wire.answers_missing", answered=len(values), requests=len(requests))
         return [ArkeError("Internal error.")] * len(requests)
     return values
 
@@ -217,7 +232,7 @@ def _encode_reply(value: Any) -> msgspec.Raw:
     try:
         return msgspec.Raw(msgspec.msgpack.encode(_reply(value)))
     except (TypeError, ValueError, OverflowError):
-        _log.exception("a value of type %s cannot be sent", type(value).__name__)
+        telemetry.fault("wire.cannot_be_sent", type=type(value).__name__)
         return msgspec.Raw(msgspec.msgpack.encode(_reply(ArkeError("Internal error."))))
 
 
@@ -232,7 +247,7 @@ def _reply(value: Any) -> dict[str, Any]:
             }
         }
     if isinstance(value, BaseException):
-        _log.error("a request failed", exc_info=value)
+        telemetry.fault("wire.request_failed", raised=value)
         return {"error": {"code": "error", "message": _internal(value), "field": None, "retry_after_s": None}}
     return {"ok": value}
 
@@ -282,11 +297,13 @@ class Client:
     """One connection to one actor. Use a second one (or `call_once`) for what waits long, such as a claim:
     it holds up the list it is in.
 
-    Nothing is sent again here: after WireDown the caller knows whether its request can be repeated.
+    Nothing is sent again here: after WireDown the caller knows whether its request can be repeated. `on_end` is
+    called when the connection has ended while nobody waited for an answer.
     """
 
-    def __init__(self, path: Path, *, max_waiting: int = 10_000) -> None:
+    def __init__(self, path: Path, *, max_waiting: int = 10_000, on_end: Callable[[], None] | None = None) -> None:
         self._path = path
+        self._on_end = on_end
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[msgspec.Raw, asyncio.Future[Any]]] = deque()
         self._in_flight: list[tuple[msgspec.Raw, asyncio.Future[Any]]] = []
@@ -303,6 +320,8 @@ class Client:
         """
         if self._closed:
             raise WireDown("the client is closed")
+        if len(self._waiting) >= self._max_waiting:
+            self._waiting = deque(waiting for waiting in self._waiting if not waiting[1].done())  # others gave up
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable(retry_after_s=1)
         encoded = msgspec.Raw(msgspec.msgpack.encode(request))
@@ -367,6 +386,8 @@ class Client:
         self._link = None
         if self._busy:
             self._fail(why)
+        elif self._on_end is not None:
+            self._on_end()
 
     def _take(self) -> list[tuple[msgspec.Raw, asyncio.Future[Any]]]:
         """What has gathered, as much as one frame holds. Calls that were given up meanwhile are left out."""

@@ -9,7 +9,6 @@ have travelled with (`actors.wire` gathers concurrent calls to one actor). The a
 commit of the actor (invariant 1).
 """
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -17,13 +16,13 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from actors import telemetry
 from actors.errors import ArkeError, Forbidden, InvalidInput, NotFound, TooLarge
 from actors.signing import verify_task
 from orchestrator import errors
-from orchestrator.routing import Engine, check_job_id
-from worker.contract import MAX_CALLBACK_BYTES, Callback
-
-log = logging.getLogger("arke.http")
+from orchestrator.routing import Engine, check_job_id, no_batch
+from worker.contract import MAX_CALLBACK_BYTES, Callback, UnfitValue, check_value
+from worker.errors import MAX_MESSAGE_CHARS
 
 PREFIX: Final = "/callback/"
 MAX_NUMBER_DIGITS: Final = 9  # of run and attempt in the query: more is not ours, and int() of long text is slow
@@ -70,8 +69,8 @@ async def answer(engine: Engine, batch: str, task: str, query: bytes, body: byte
         return 200, _encoder.encode(await _deliver(engine, batch, task, query, body)), {}
     except ArkeError as error:
         return _refusal(error)
-    except Exception:
-        log.exception("[Callback] %s %s failed", batch, task)
+    except Exception:  # noqa: BLE001 - logged; the worker sends it again
+        telemetry.fault("callback.failed", batch=batch, task=task)
         return 500, _encoder.encode(errors.INTERNAL), {}
 
 
@@ -96,13 +95,21 @@ async def _deliver(engine: Engine, batch: str, task: str, query: bytes, body: by
 
 
 def decode(body: bytes) -> Callback:
-    """The callback in `body`. Raises InvalidInput with the field named."""
+    """The callback in `body`, its error cut to MAX_MESSAGE_CHARS. Raises InvalidInput with the field named."""
     try:
-        return _decoder.decode(body)
+        callback = _decoder.decode(body)
+        check_value(callback.performance, "performance")
+    except UnfitValue as error:
+        raise InvalidInput(str(error), field=error.field) from error
+    except RecursionError as error:
+        raise InvalidInput("The body is nested too deeply.") from error
     except UnicodeDecodeError as error:
         raise InvalidInput("The body is not UTF-8.") from error
     except msgspec.DecodeError as error:
         raise errors.invalid_json(error) from error
+    if callback.error is None or len(callback.error) <= MAX_MESSAGE_CHARS:
+        return callback
+    return msgspec.structs.replace(callback, error=callback.error[:MAX_MESSAGE_CHARS])
 
 
 def _signed(engine: Engine, batch: str, task: str, query: bytes) -> tuple[int, int] | None:
@@ -129,7 +136,7 @@ async def _tell_unknown(engine: Engine, batch: str, task: str) -> None:
     if engine.settings.api_keys:
         return
     if await engine.store.job(batch) is None:
-        raise NotFound("No batch has this id.")
+        raise no_batch(batch)
     if not await engine.store.tasks(batch, [task]):
         raise NotFound("The batch has no task with this id.")
 

@@ -85,7 +85,9 @@ class ArkeClient:
         return self._call("GET", "/health")
 
     def create(self, body: Mapping[str, Any]) -> Object:
-        """Create a batch from a queue message, `{"files": […]}` or `{"r2_prefix": …}`; its status object."""
+        """Create a batch from a queue message, `{"files": […]}` (objects with an `r2_key`, or keys alone) or
+        `{"r2_prefix": …}`; its status object.
+        """
         return self._call("POST", "/batches", body={"batch_id": new_id(), **body})
 
     def status(self, batch: str) -> Object:

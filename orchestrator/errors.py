@@ -4,7 +4,6 @@ Every failure that a caller can act on is an `ArkeError` and carries its status.
 fault: it is logged here with its trace, and the caller learns only that it happened.
 """
 
-import logging
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -18,9 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors import telemetry
 from actors.errors import ArkeError, InvalidInput, NotFound, Unauthorized, Unavailable
-
-log = logging.getLogger("arke.http")
 
 INTERNAL: Final = {
     "error": "The service failed on this request. Its log says why; send the request again later.",
@@ -35,7 +33,7 @@ def describe(error: ArkeError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers for one error."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
         # Fenced, or a class without a status of its own: it is ours to understand, not the caller's.
-        log.error("[HTTP] an error of the engine reached the front", exc_info=error)
+        telemetry.fault("http.engine_error", raised=error)
         return HTTPStatus.INTERNAL_SERVER_ERROR, dict(INTERNAL), {}
     body: dict[str, Any] = {"error": error.message, "code": error.code}
     if error.field is not None:
@@ -121,7 +119,7 @@ class CatchAll:
         try:
             await self.app(scope, receive, watch)
         except Exception:
-            log.exception("[HTTP] %s %s failed", scope["method"], scope["path"])
+            telemetry.fault("http.failed", method=scope["method"], path=scope["path"])
             if begun:
                 raise
             await respond(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL)(scope, receive, send)

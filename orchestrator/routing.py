@@ -88,7 +88,9 @@ class Engine(Protocol):
         """Have the fleet handle `request`. Raises Retired for a machine that shall exit."""
 
     async def create(self, body: dict[str, Any] | bytes, owner: str | None) -> tuple[Job, bool]:
-        """Take a batch in; the flag says whether it is new (or a new run). Raises InvalidInput, BatchExists."""
+        """Take a batch in, whatever the body says: all of it is checked there, and only there. The flag says whether
+        it is new (or a new run). Raises InvalidInput, BatchExists.
+        """
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """The environment of a task, signed, for running a worker by hand."""
@@ -97,10 +99,15 @@ class Engine(Protocol):
         """`ok`, or one sentence, for each part that requests depend on: `store`, `objects`. Raises nothing."""
 
 
+def no_batch(job_id: str) -> NotFound:
+    """The error for an unknown id, in the words of the engine."""
+    return NotFound(f"No batch has the id {job_id}.")
+
+
 def check_job_id(job_id: str) -> str:
     """The id itself. Raises NotFound where it cannot be one: such a job was never made."""
     if job_id == "batch" or not JOB_ID.fullmatch(job_id):
-        raise NotFound("No batch has this id.")
+        raise no_batch(job_id)
     return job_id
 
 
@@ -108,5 +115,5 @@ async def find_job(engine: Engine, job_id: str) -> Job:
     """The row of a job. Raises NotFound."""
     job = await engine.store.job(check_job_id(job_id))
     if job is None:
-        raise NotFound("No batch has this id.")
+        raise no_batch(job_id)
     return job

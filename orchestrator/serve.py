@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -26,13 +27,12 @@ from typing import Any, Final, Protocol
 import psutil
 from starlette.middleware import Middleware
 
+from actors import telemetry
 from actors.settings import Settings
 from orchestrator import processes
 from orchestrator.app import create_app
 from orchestrator.callback_path import CallbackMiddleware, Installed
 from orchestrator.routing import Engine
-
-log = logging.getLogger("arke.serve")
 
 LOOPBACK: Final = "127.0.0.1"
 NAMESPACE: Final = "arke"
@@ -64,6 +64,14 @@ class ServeSettings(Protocol):
         """Where the front listens."""
 
     @property
+    def log_level(self) -> str:
+        """Least level that is logged."""
+
+    @property
+    def log_dir(self) -> Path:
+        """Folder of the log that all processes of the service append to."""
+
+    @property
     def run_dir(self) -> Path:
         """A short path: sockets of Ray and HAProxy are below it (a unix socket's path has about 100 characters)."""
 
@@ -87,11 +95,13 @@ def run(
     stop = threading.Event()
     _set_on_signals(stop)
     run_dir = Path(settings.run_dir)
+    telemetry.configure(settings.log_level, settings.log_dir, "service")
     processes.kill(processes_of(run_dir))  # left behind by an abrupt end; the supervisor holds the folder's lock
+    remove_sessions(run_dir)
     _make_folders(run_dir)
     environment = ray_environment(run_dir, _haproxy())
     if "RAY_SERVE_ENABLE_HA_PROXY" not in environment:
-        log.warning("[HTTP] there is no HAProxy here: Serve's own proxy is used, several times slower")
+        telemetry.warning("http.no_haproxy", why="Serve's own proxy is used, several times slower")
     os.environ.update(environment)
     code = 1
     try:
@@ -102,6 +112,7 @@ def run(
         vital = _vital(run_dir)
         _say_ready(settings, dashboard_url, run_dir)
         code = _wait(stop, vital)
+        telemetry.event("service.stops", exit_code=code)
         return code
     finally:
         _shut_down(run_dir, orderly=code == 0)
@@ -220,6 +231,20 @@ def _make_folders(run_dir: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def remove_sessions(run_dir: Path) -> None:
+    """Remove the folders that former runs of Ray left in `run_dir`: logs and sockets, some megabytes each.
+
+    The newest stays: when Ray's own processes have died, their logs say why, and this is the start that follows.
+    A link in place of a folder is not followed. Raises OSError where something cannot be removed.
+    """
+    former = sorted(
+        (folder for folder in (run_dir / "r").glob("session_*") if folder.is_dir() and not folder.is_symlink()),
+        key=lambda folder: folder.stat().st_mtime,
+    )
+    for folder in former[:-1]:
+        shutil.rmtree(folder)
+
+
 def _start_ray(run_dir: Path, dashboard: bool) -> str | None:
     """Start a cluster of one node in `run_dir`. The address of the dashboard, if there is one."""
     import ray
@@ -264,6 +289,7 @@ class Front:
     """A replica: the application and the middleware, over one engine. Holds no truth."""
 
     def __init__(self, settings: ServeSettings, connect: str) -> None:
+        telemetry.configure(settings.log_level, settings.log_dir, "front")
         _bind_replicas_to_loopback()
         self.engine: Engine = _load(connect)(settings)
         Installed.engine = self.engine
@@ -309,6 +335,7 @@ def _say_ready(settings: ServeSettings, dashboard_url: str | None, run_dir: Path
         "dashboard_token_file": str(run_dir / "ray_token") if dashboard_url else None,
         "pids": pids_by_role(processes_of(run_dir)),
     }
+    telemetry.event("service.ready", url=ready["url"], dashboard=dashboard_url)
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
 
@@ -318,7 +345,7 @@ def _wait(stop: threading.Event, vital: Mapping[str, psutil.Process]) -> int:
     while not stop.wait(WATCH_S):
         for role, process in vital.items():
             if not processes.is_alive(process):
-                log.error("[HTTP] %s has died: this service ends and is to be started again", role)
+                telemetry.warning("service.ends", why=f"{role} has died", next="it is to be started again")
                 return 1
     return 0
 
@@ -354,8 +381,8 @@ def _within(seconds: float, work: Callable[[], None]) -> None:
     def guarded() -> None:
         try:
             work()
-        except Exception:
-            log.warning("[HTTP] an orderly end was not possible", exc_info=True)
+        except Exception:  # noqa: BLE001 - logged; what is left is ended by its pid
+            telemetry.fault("service.not_ended_in_order")
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
@@ -415,7 +442,6 @@ def role_of(process: psutil.Process) -> str:
 
 def main() -> None:
     """`python -m orchestrator.serve`: one run with the settings of the environment."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     code = run(Settings.load(os.environ))
     logging.shutdown()
     sys.stdout.flush()

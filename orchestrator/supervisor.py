@@ -28,8 +28,10 @@ from typing import IO, Any, Final
 
 import psutil
 
+from actors import telemetry
 from actors.settings import Settings
 from orchestrator import processes
+from orchestrator.tail import followed
 
 DRIVER: Final = (sys.executable, "-m", "orchestrator.serve")
 RAY_VITAL: Final = frozenset({"gcs_server", "raylet"})
@@ -41,10 +43,16 @@ class CannotServe(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """What the driver said when it was ready. `dashboard` is None where there is none."""
+    """What the driver said when it was ready. `dashboard` and the file with its token are None where there is none."""
 
     url: str
     dashboard: str | None
+    dashboard_token_file: Path | None = None
+
+    @property
+    def way_in(self) -> str | None:
+        """The address of Ray's dashboard, and the file with the token that it asks a browser for."""
+        return self.dashboard and f"{self.dashboard}, its token is in {self.dashboard_token_file}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +123,8 @@ class Supervisor:
             try:
                 self._keep_running(log)
             finally:
+                if self._stopping():
+                    self._say("Stopping …")
                 self._end_all()
 
     def _keep_running(self, log: IO[bytes]) -> None:
@@ -198,9 +208,9 @@ class Supervisor:
     def _announce(self, driver: "_Driver", reason: str, lost_at: float) -> None:
         assert driver.ready is not None
         if self._was_ready:
-            self._say(
-                f"Restarted: {reason}; serving again at {driver.ready.url} after {time.monotonic() - lost_at:.0f} s."
-            )
+            waited_s = time.monotonic() - lost_at
+            ray = f" Ray dashboard now at {driver.ready.way_in}." if driver.ready.way_in else ""
+            self._say(f"Restarted: {reason}; serving again at {driver.ready.url} after {waited_s:.0f} s.{ray}")
         else:
             self._was_ready = True
             self._on_ready(driver.ready)
@@ -249,9 +259,10 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[IO[bytes]]:
-        """Where the driver's output goes: a file of which one former part is kept, or standard error."""
+        """Where the driver's output goes: a file of which one former part is kept, or, with the log, standard error."""
         if self._log_path is None:
-            yield sys.stderr.buffer
+            with followed(self._settings.log_dir / telemetry.FILE, sys.stderr.buffer):
+                yield sys.stderr.buffer
             return
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         if self._log_path.exists() and self._log_path.stat().st_size > 50_000_000:
@@ -389,7 +400,8 @@ def _ready(line: bytes) -> Ready | None:
         return None
     if not isinstance(said, dict) or said.get("ready") is not True:
         return None
-    return Ready(str(said["url"]), said.get("dashboard") or None)
+    token_file = said.get("dashboard_token_file")
+    return Ready(str(said["url"]), said.get("dashboard") or None, Path(token_file) if token_file else None)
 
 
 def _ended(code: int) -> str:

@@ -28,7 +28,7 @@ from pathlib import Path
 import msgspec
 
 from worker import callback, kinds, objects
-from worker.contract import Callback, CallbackAnswer, CallbackStatus, Claim, Environment
+from worker.contract import MAX_CLAIM_WAIT_MS, Callback, CallbackAnswer, CallbackStatus, Claim, Environment
 from worker.errors import BadInput, Cancelled, Refused, Retired, Unavailable, Undelivered, WorkerError, sentence
 from worker.isolation import Converters
 from worker.kinds.base import Context, Outcome
@@ -37,8 +37,6 @@ from worker.settings import InvalidSetting, WorkerSettings, missing_task_variabl
 
 log = logging.getLogger("worker.loop")
 
-MAX_WAIT_S = 30.0
-"""The longest that the orchestrator keeps a claim open."""
 LOOK_EVERY_S = 0.5
 END_WITHIN_S = 5.0
 """How long threads may take to end once their tasks were given back."""
@@ -297,7 +295,7 @@ class _Machine:
 
     def _ask(self, url: str) -> tuple[Environment, ...]:
         asked = time.monotonic()
-        wait_s = min(self._settings.idle_s, MAX_WAIT_S)
+        wait_s = min(self._settings.idle_s, MAX_CLAIM_WAIT_MS / 1000)
         request = Claim(
             machine=self._settings.machine_name,
             claim=uuid.uuid4().hex,

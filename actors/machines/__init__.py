@@ -17,7 +17,7 @@ def open_provider(name: str, *, run_dir: Path, log_dir: Path, workers: int) -> P
     if name == "ray":
         from actors.machines.ray_workers import RayMachines
 
-        return RayMachines(workers)
+        return RayMachines(workers, log_dir=log_dir)
     if name == "external":
         from actors.machines.external import ExternalMachines
 

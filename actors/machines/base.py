@@ -35,13 +35,12 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine as its provider sees it. `code` is None where the exit code is not known; `oom`: out of memory."""
+    """A machine as its provider sees it. `code` is None where the exit code is not known."""
 
     name: str
     provider_id: str
     state: Literal["running", "exited", "gone"]
     code: int | None = None
-    oom: bool = False
 
 
 class Provider(Protocol):

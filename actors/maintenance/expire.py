@@ -1,12 +1,10 @@
 """Expire: rows of jobs and of machines are removed RETENTION_DAYS after their end. Objects are never touched."""
 
-import logging
 from typing import Final, Protocol
 
+from actors import telemetry
 from actors.errors import ArkeError
 from actors.maintenance.base import Report
-
-log = logging.getLogger(__name__)
 
 LIMIT: Final = 50
 MACHINES: Final = 1_000
@@ -31,7 +29,7 @@ async def run_once(store: ExpireStore, *, now: int, retention_days: int, limit: 
             await store.remove(job_id)
         except (ArkeError, OSError) as failure:
             failed += 1
-            log.warning("[Maintenance] %s cannot be removed: %s", job_id, failure)
+            telemetry.warning("duty.not_removed", batch=job_id, why=failure)
     machines = await store.forget_machines(before, MACHINES)
     more = len(jobs) == limit or machines == MACHINES
     return Report(duty="expire", done=len(jobs) - failed + machines, failed=failed, more=more)

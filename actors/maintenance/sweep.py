@@ -1,15 +1,13 @@
 """Sweep: machines without a row are ended (by the fleet, which alone may), logs of machines long gone are removed."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from actors import telemetry
 from actors.errors import ArkeError
 from actors.maintenance.base import Report
-
-log = logging.getLogger(__name__)
 
 LOGS_KEPT_MS: Final = 7 * 24 * 60 * 60 * 1000
 LIMIT: Final = 1_000
@@ -27,7 +25,7 @@ async def run_once(
         ended = int((await call_fleet({"op": "sweep"}))["destroyed"])
     except (ArkeError, OSError) as failure:
         failed = 1
-        log.warning("[Maintenance] the fleet cannot sweep: %s", failure)
+        telemetry.warning("duty.not_swept", why=failure)
     removed = await asyncio.to_thread(_remove_logs, logs, now - kept_ms, limit)
     return Report(duty="sweep", done=ended + removed, failed=failed, more=removed == limit)
 

@@ -4,14 +4,10 @@
 than any can be was set before the clock went back: its job, too, is activated, and bounds its waits.
 """
 
-import logging
 from typing import Final, Protocol
 
-from actors.errors import ArkeError
-from actors.maintenance.base import CLOCKS_DIFFER_MS, Activate, Report
+from actors.maintenance.base import CLOCKS_DIFFER_MS, Activate, Report, for_each
 from actors.rules.model import Job
-
-log = logging.getLogger(__name__)
 
 SLACK_MS: Final = 1_000
 LIMIT: Final = 100
@@ -24,16 +20,11 @@ class WakeStore(Protocol):
 async def run_once(
     store: WakeStore, activate: Activate, *, now: int, longest_ms: int, slack_ms: int = SLACK_MS, limit: int = LIMIT
 ) -> Report:
-    """Activate what is overdue at `now` (ms), at most `limit` jobs. One that cannot be woken delays no other.
+    """Activate what has been overdue for `slack_ms` at `now` (ms), at most `limit` jobs, side by side.
 
-    `longest_ms` is how far ahead an alarm can be.
+    `longest_ms` is how far ahead an alarm can be. `done` counts the jobs whose actor answered; what their alarm asks
+    for, they do afterwards. Raises what the store's question raises.
     """
     jobs = await store.overdue(now - slack_ms, limit, now + longest_ms + CLOCKS_DIFFER_MS)
-    failed = 0
-    for job in jobs:
-        try:
-            await activate(job.id)
-        except (ArkeError, OSError) as failure:
-            failed += 1
-            log.warning("[Maintenance] %s cannot be woken: %s", job.id, failure)
-    return Report(duty="wake", done=len(jobs) - failed, failed=failed, more=len(jobs) == limit)
+    done, failed = await for_each(jobs, lambda job: activate(job.id), "not_woken")
+    return Report(duty="wake", done=done, failed=failed, more=len(jobs) == limit)

@@ -285,7 +285,9 @@ def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
         and (loss.task_id is None or (task.task_id == loss.task_id and task.attempt == loss.attempt))
     ]
     for task in lost:
-        if loss.why != "refused":
+        if loss.why == "unmade":
+            d.put(tasks.give_back(task, loss.message, d.now))
+        elif loss.why != "refused":
             d.put(tasks.try_again(task, loss.message, d.policy, d.now, d.rng))
         elif loss.permanent:
             d.put(tasks.fail(task, loss.message, d.now))
@@ -321,8 +323,12 @@ def _was_reset(d: Draft, _: WasReset) -> Answer:
     return None
 
 
-def _retried(d: Draft, _: Retried) -> Answer:
+def _retried(d: Draft, wish: Retried) -> Answer:
     job = d.job
+    if job.run == wish.after_run + 1:
+        return None  # as before: its answer was lost
+    if job.run != wish.after_run:
+        return Refused("conflict", f"Batch {job.id} is in run {job.run} by now. Look at its status again.")
     if job.state not in TERMINAL_JOBS:
         return Refused("conflict", f"Batch {job.id} has not ended yet. Cancel it first, or wait.")
     if job.queued_at is None:
@@ -525,6 +531,7 @@ def _end_delivery(d: Draft, delivery: Delivery, message: str | None) -> None:
 
 def _stop(d: Draft, state: JobState, code: str, error: str) -> None:
     """The run ends here: what flies and what waits fails with `error`, and its machines end."""
+    error = tasks.bounded(error)
     for task in list(d.in_flight.values()):
         d.put(tasks.fail(task, error, d.now))
     d.effects.append(ReleaseMachines())

@@ -48,10 +48,13 @@ class WorkTaken(Event, frozen=True, kw_only=True):
 
 
 class MachineLost(Event, frozen=True, kw_only=True):
-    """A machine is gone, or its spawn was refused (which costs no try). `task_id` None: all it had of this job."""
+    """A machine is gone, was refused by its provider, or was never asked for: "unmade". The last two cost no try.
+
+    `task_id` None: all it had of this job.
+    """
 
     machine: str
-    why: Literal["refused", "gone", "oom", "exited"]
+    why: Literal["refused", "unmade", "gone", "exited"]
     message: str
     permanent: bool = False
     task_id: str | None = None
@@ -75,7 +78,9 @@ class WasReset(Event, frozen=True, kw_only=True):
 
 
 class Retried(Event, frozen=True, kw_only=True):
-    """A new run of the failed tasks is asked for."""
+    """A new run of the failed tasks of run `after_run` is asked for. Sent again, it asks for the same run."""
+
+    after_run: int
 
 
 class Redelivered(Event, frozen=True, kw_only=True):

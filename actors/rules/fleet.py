@@ -4,7 +4,9 @@ Times are milliseconds since 1970 UTC. Kinds are kinds of work ("tiff").
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
+from heapq import heapify, heapreplace
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -89,6 +91,42 @@ def to_spawn(
             left[job] -= 1
             places.append(Place(job, demands[job].kind))
     return places
+
+
+ClaimKey = tuple[str, str]
+"""A claim by its machine and its own id."""
+
+
+class Waiting(NamedTuple):
+    """A claim that waits: how many tasks the machine could take by it."""
+
+    machine: str
+    kinds: tuple[str, ...]
+    free: int
+
+
+def deal(claims: Mapping[ClaimKey, Waiting], tasks: int) -> dict[ClaimKey, int]:
+    """How many of `tasks` tasks each claim may take now; one that has no share is not in the answer.
+
+    They are dealt one by one, each to the machine that has most places left, which has the fewest tasks in hand; of
+    several to the one that has waited longest. So a small batch is not given to one machine while another idles.
+    """
+    if sum(claim.free for claim in claims.values()) <= tasks:
+        return {key: claim.free for key, claim in claims.items()}
+    of_machine: dict[str, deque[tuple[ClaimKey, int]]] = {}
+    for key, claim in claims.items():
+        of_machine.setdefault(claim.machine, deque()).append((key, claim.free))
+    heap = [(-sum(free for _, free in held), turn, held) for turn, held in enumerate(of_machine.values())]
+    heapify(heap)
+    shares: dict[ClaimKey, int] = {}
+    for _ in range(tasks):
+        places, turn, held = heap[0]
+        key, free = held.popleft()
+        shares[key] = shares.get(key, 0) + 1
+        if free > 1:
+            held.appendleft((key, free - 1))
+        heapreplace(heap, (places + 1, turn, held))
+    return shares
 
 
 def leases(demands: Mapping[str, Demand], slots: int) -> dict[str, int]:

@@ -14,6 +14,9 @@ replace = msgspec.structs.replace
 SPAWN: Final = "spawn:"
 """A claim that begins so was made by the fleet, for a machine that it is about to spawn."""
 
+MAX_ERROR_CHARS: Final = 2_000
+"""Of a reason as it is kept: it comes from outside, and each list of tasks and the final callback carry it."""
+
 
 class ImpossibleMove(Exception):
     """A rule tried a move that is not in the table. Says what, from where and to where."""
@@ -84,10 +87,15 @@ def succeed(task: Task, report: CalledBack, now: int) -> Task:
     )
 
 
+def bounded(reason: str) -> str:
+    """The reason as it is kept."""
+    return reason if len(reason) <= MAX_ERROR_CHARS else reason[: MAX_ERROR_CHARS - 1] + "…"
+
+
 def fail(task: Task, reason: str, now: int) -> Task:
     """The task has failed for good."""
     move(task, TaskStatus.FAILED)
-    return replace(task, status=TaskStatus.FAILED, error=reason, completed_at=now, deadline_at=None)
+    return replace(task, status=TaskStatus.FAILED, error=bounded(reason), completed_at=now, deadline_at=None)
 
 
 def try_again(task: Task, reason: str, policy: Policy, now: int, rng: Rng) -> Task:
@@ -114,5 +122,5 @@ def _back(task: Task, reason: str | None, not_before: int) -> Task:
         assigned_at=None,
         heard_at=None,
         deadline_at=None,
-        error=reason,
+        error=None if reason is None else bounded(reason),
     )

@@ -1,13 +1,13 @@
 """What sources share: the objects they read, and the check of one file entry."""
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from actors.errors import InvalidInput
+from worker import contract
 from worker.contract import FileRef
-
-MAX_KEY_BYTES: Final = 1024  # S3's and R2's limit
+from worker.objects.base import key_fault
 
 
 class ObjectInfo(Protocol):
@@ -27,17 +27,26 @@ class Objects(Protocol):
 
 
 def check_key(key: str, field: str) -> None:
-    """Refuse keys that could leave their folder.
+    """Refuse the keys that no store takes (`worker.objects.base.key_fault`).
 
     Raises:
         InvalidInput: with `field` named.
     """
-    if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
-        raise InvalidInput(f"{field} must have 1 to {MAX_KEY_BYTES} bytes.", field=field)
-    if key.startswith("/") or "\\" in key or any(part in ("..", ".") for part in key.split("/")):
-        raise InvalidInput(f"{field} must be a relative key without '..', '.' or backslashes.", field=field)
-    if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in key):
-        raise InvalidInput(f"{field} must not contain control characters.", field=field)
+    fault = key_fault(key)
+    if fault is not None:
+        raise InvalidInput(f"{field} {fault}.", field=field)
+
+
+def check_value(value: Any, field: str) -> None:
+    """Refuse numbers and nesting that cannot be kept (`worker.contract.check_value`).
+
+    Raises:
+        InvalidInput: with the value named.
+    """
+    try:
+        contract.check_value(value, field)
+    except contract.UnfitValue as error:
+        raise InvalidInput(str(error), field=error.field) from error
 
 
 def checked_file(entry: Any, field: str) -> FileRef:
@@ -57,6 +66,10 @@ def checked_file(entry: Any, field: str) -> FileRef:
         file = msgspec.convert({"logical_path": f"/{key}", "file_name": name} | entry, FileRef)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{field}: {error}", field=field) from error
-    if file.file_size < 0:
-        raise InvalidInput(f"{field}.file_size must not be negative.", field=f"{field}.file_size")
+    if not 0 <= file.file_size <= contract.MAX_COUNT:
+        raise InvalidInput(
+            f"{field}.file_size must not be negative, nor over {contract.MAX_COUNT}.", field=f"{field}.file_size"
+        )
+    if file.processing_config is not None:
+        check_value(file.processing_config, f"{field}.processing_config")
     return file

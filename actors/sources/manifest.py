@@ -1,6 +1,7 @@
 """The manifest object of the originals: directories with files."""
 
 import asyncio
+import hashlib
 from typing import Any, Final
 
 import msgspec
@@ -14,8 +15,9 @@ MAX_BYTES: Final = 1 << 30
 FIELD: Final = "manifest_r2_key"
 
 
-async def read(objects: Objects, key: str) -> list[FileRef]:
-    """The files of the manifest under `key`, in its order, each with the processing_config of its directory.
+async def read(objects: Objects, key: str) -> tuple[list[FileRef], str]:
+    """The files of the manifest under `key`, in its order, each with the processing_config of its directory; and the
+    SHA-256 of what was read, in hexadecimal: it tells another manifest under the same key.
 
     Raises:
         InvalidInput: it is not there, is no JSON, or an entry is not valid; the entry is named.
@@ -30,7 +32,7 @@ async def read(objects: Objects, key: str) -> list[FileRef]:
         raise InvalidInput(f"The manifest cannot be read: {error}.", field=FIELD) from error
     except worker_errors.Unavailable as error:
         raise Unavailable("The object store does not answer. Send the same request again.") from error
-    return await asyncio.to_thread(_parse, raw)
+    return await asyncio.to_thread(lambda: (_parse(raw), hashlib.sha256(raw).hexdigest()))
 
 
 def _parse(raw: bytes) -> list[FileRef]:

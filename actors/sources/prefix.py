@@ -17,7 +17,7 @@ def check(prefix: str) -> None:
     Raises:
         InvalidInput: says what is wrong.
     """
-    check_key(prefix.rstrip("/") or prefix, "r2_prefix")
+    check_key(prefix.removesuffix("/"), "r2_prefix")
 
 
 async def page(objects: Objects, prefix: str, after: str | None) -> tuple[list[FileRef], str | None]:

@@ -19,7 +19,10 @@ from actors.store.engine import Db, Sql, one_of
 from actors.store.tables import JOBS, TASKS, files, jobs, tasks
 from worker.contract import FileRef
 
-REMOVED_AT_ONCE: Final = 20_000  # rows of one request of `remove`: about 0.1 s of the writer's time
+REMOVED_AT_ONCE: Final = 20_000  # rows of one request that deletes: about 0.1 s of the writer's time
+LIST: Final = "list"
+JOB: Final = "job"
+"""What `jobs.deleting` says."""
 
 BURST_MS: Final = 10_000
 BURST_SHARE: Final = 4
@@ -43,11 +46,20 @@ _QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "ep
 _WHEN_PLANNED: Final = {"job_id", "phase", "n", "task_id", "input_r2_key", "output_r2_key"}
 _TASK_COLUMNS: Final = [name for name in TASKS.columns if name not in _WHEN_PLANNED]
 
-_SELECT_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id")))
-_INSERT_JOB = Sql(upsert(jobs).on_conflict_do_nothing(), JOBS.columns)
+_SELECT_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id"), jobs.c.deleting.is_distinct_from(JOB)))
+_SELECT_DELETING = Sql(select(jobs.c.state, jobs.c.deleting).where(jobs.c.id == bindparam("id")))
+_SELECT_LIST_DIGEST = Sql(select(jobs.c.list_digest).where(jobs.c.id == bindparam("id")))
+_INSERT_JOB = Sql(upsert(jobs).on_conflict_do_nothing(), [*JOBS.columns, "list_digest"])
 _REPLACE_JOB = Sql(
-    update(jobs).where(jobs.c.id == bindparam("key_id")), [name for name in JOBS.columns if name != "id"]
+    update(jobs).where(jobs.c.id == bindparam("key_id")),
+    [*(name for name in JOBS.columns if name != "id"), "list_digest", "deleting"],
 )
+_BEGIN_TO_REMOVE = Sql(
+    update(jobs)
+    .where(jobs.c.id == bindparam("key_id"))
+    .values(deleting=JOB, epoch=jobs.c.epoch + 1, seq=0, alarm_at=null())
+)
+_IS_CLEARED = Sql(update(jobs).where(jobs.c.id == bindparam("key_id")).values(deleting=null()))
 _QUEUE_JOB = Sql(
     update(jobs)
     .where(
@@ -158,8 +170,6 @@ _UPDATE_TASK = Sql(
     _TASK_COLUMNS,
 )
 _UPDATE_TASK_ROW = _UPDATE_TASK.picker(TASKS.columns)
-_DELETE_TASKS = Sql(delete(tasks).where(tasks.c.job_id == bindparam("id")))
-_DELETE_FILES = Sql(delete(files).where(files.c.job_id == bindparam("id")))
 _DELETE_JOB = Sql(delete(jobs).where(jobs.c.id == bindparam("id")))
 _ROWID: Final = literal_column("rowid", Integer)
 _DELETE_SOME_TASKS = Sql(
@@ -182,39 +192,70 @@ def _find(db: Db, job_id: str) -> Job:
 
 
 def create(db: Db, request: dict[str, Any]) -> bytes:
-    """Insert a job, or leave the existing one untouched. Answers (row, whether it is new)."""
+    """Insert a job, or leave the existing one untouched. Answers (row, whether it is new); None while the job that
+    had the id is being removed."""
     job = _decode_job(request["job"])
-    created = db.run(_INSERT_JOB, JOBS.values(job)) == 1
-    return msgspec.msgpack.encode((job if created else _find(db, job.id), created))
+    if db.run(_INSERT_JOB, {**JOBS.values(job), "list_digest": request.get("list_digest")}) == 1:
+        return msgspec.msgpack.encode((job, True))
+    row = db.row(_SELECT_JOB, {"id": job.id})
+    return msgspec.msgpack.encode(None if row is None else (JOBS.struct_of(row), False))
 
 
 def recreate(db: Db, request: dict[str, Any]) -> bytes:
-    """A new run with a new list over a failed or cancelled job. Answers the row.
+    """A new run with a new list over a failed or cancelled job, or over one whose intake died and whose manifest is
+    another one now. Answers (row, whether nothing of the former list is left to `clear`).
 
-    Its files and tasks are deleted; the counts of its earlier runs are history. The epoch goes on, so that
-    a former activation writes nothing (invariant 2); `delivered_run` stays, since the receiver has not
-    forgotten either.
+    The files and tasks of the former list go; the counts of its earlier runs are history. Epoch and run go on, so
+    that neither a former activation (invariant 2) nor a former intake writes anything; `delivered_run` stays,
+    since the receiver has not forgotten either. Where the intake of the same list goes on, the row is untouched.
     """
     job = _decode_job(request["job"])
     old = _find(db, job.id)
-    if (old.state, old.body_digest, old.created_at) == (JobState.RECEIVING, job.body_digest, job.created_at):
-        return msgspec.msgpack.encode(old)
-    if old.state not in (JobState.FAILED, JobState.CANCELLED):
+    receives = old.state is JobState.RECEIVING and old.body_digest == job.body_digest
+    if receives and db.row(_SELECT_LIST_DIGEST, {"id": job.id}) == (request["list_digest"],):
+        return msgspec.msgpack.encode((old, _clear(db, job.id)))
+    if not receives and old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise Conflict(f"The batch is {old.state}: only a failed or cancelled one can be created again.")
     job = msgspec.structs.replace(
         job, run=old.run + 1, epoch=old.epoch + 1, seq=0, history=old.past, delivered_run=old.delivered_run
     )
-    db.run(_DELETE_TASKS, {"id": job.id})
-    db.run(_DELETE_FILES, {"id": job.id})
-    db.run(_REPLACE_JOB, {**JOBS.values(job), "key_id": job.id})
-    return msgspec.msgpack.encode(job)
+    values = {**JOBS.values(job), "key_id": job.id, "list_digest": request["list_digest"], "deleting": LIST}
+    db.run(_REPLACE_JOB, values)
+    return msgspec.msgpack.encode((job, _clear(db, job.id)))
+
+
+def clear(db: Db, request: dict[str, Any]) -> bool:
+    """Delete what `recreate` has left of the former list, at most REMOVED_AT_ONCE rows. Answers whether it is gone."""
+    return _clear(db, _receiving(db, request).id)
+
+
+def _clear(db: Db, job_id: str) -> bool:
+    row = db.row(_SELECT_DELETING, {"id": job_id})
+    if row is None or row[1] is None:
+        return True
+    if not _delete_some(db, job_id):
+        return False
+    db.run(_IS_CLEARED, {"key_id": job_id})
+    return True
+
+
+def _delete_some(db: Db, job_id: str) -> bool:
+    """Delete at most REMOVED_AT_ONCE tasks and files of a job. Answers whether none is left."""
+    left = REMOVED_AT_ONCE - db.run(_DELETE_SOME_TASKS, {"id": job_id, "most": REMOVED_AT_ONCE})
+    left -= db.run(_DELETE_SOME_FILES, {"id": job_id, "most": left}) if left else 0
+    return left > 0
+
+
+def _receiving(db: Db, request: dict[str, Any]) -> Job:
+    job = _find(db, request["job_id"])
+    if job.state is not JobState.RECEIVING or job.run != request["run"]:
+        raise Conflict(f"The batch takes no more files: it is {job.state} in run {job.run}.")
+    return job
 
 
 def add_files(db: Db, request: dict[str, Any]) -> None:
     """A page of intake. A page that is there already moves the alarm only, never the cursor back."""
-    job = _find(db, request["job_id"])
-    if job.state is not JobState.RECEIVING or job.run != request["run"]:
-        raise Conflict(f"The batch takes no more files: it is {job.state} in run {job.run}.")
+    job = _receiving(db, request)
     page = _decode_files(request["files"])
     added = db.run_many(
         _INSERT_FILE,
@@ -343,16 +384,21 @@ def commit(db: Db, request: dict[str, Any]) -> None:
 
 
 def remove(db: Db, request: dict[str, Any]) -> bool:
-    """Delete a terminal job, at most REMOVED_AT_ONCE rows; its own row last. Answers whether it is gone."""
+    """Delete a terminal job, at most REMOVED_AT_ONCE rows; its own row last. Answers whether it is gone.
+
+    From the first slice on nobody finds it: a job that has lost a part of its tasks must not run again. The epoch
+    is raised, so that an activation that still knows it writes nothing.
+    """
     job_id = request["job_id"]
-    row = db.row(_SELECT_JOB, {"id": job_id})
+    row = db.row(_SELECT_DELETING, {"id": job_id})
     if row is None:
         return True
-    if JOBS.struct_of(row).state not in TERMINAL_JOBS:
-        raise Conflict("The batch is not over: cancel it first.")
-    left = REMOVED_AT_ONCE - db.run(_DELETE_SOME_TASKS, {"id": job_id, "most": REMOVED_AT_ONCE})
-    left -= db.run(_DELETE_SOME_FILES, {"id": job_id, "most": left}) if left else 0
-    if left == 0:
+    state, deleting = row
+    if deleting != JOB:
+        if JobState(state) not in TERMINAL_JOBS:
+            raise Conflict("The batch is not over: cancel it first.")
+        db.run(_BEGIN_TO_REMOVE, {"key_id": job_id})
+    if not _delete_some(db, job_id):
         return False
     db.run(_DELETE_JOB, {"id": job_id})
     return True
@@ -361,6 +407,7 @@ def remove(db: Db, request: dict[str, Any]) -> bool:
 OPERATIONS: Final = {
     "create": create,
     "recreate": recreate,
+    "clear": clear,
     "add_files": add_files,
     "add_phase_files": add_phase_files,
     "end_phase_files": end_phase_files,

@@ -15,7 +15,8 @@ from worker.contract import FileRef
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_job = msgspec.msgpack.Decoder(Job).decode
-_decode_created = msgspec.msgpack.Decoder(tuple[Job, bool]).decode
+_decode_created = msgspec.msgpack.Decoder(tuple[Job, bool] | None).decode
+_decode_recreated = msgspec.msgpack.Decoder(tuple[Job, bool]).decode
 _decode_activated = msgspec.msgpack.Decoder(tuple[Job, list[Task]]).decode
 
 _ANSWERS: Final[dict[str, Any]] = {
@@ -27,6 +28,7 @@ _ANSWERS: Final[dict[str, Any]] = {
     "some_files": list[tuple[int, FileRef, Task | None]],
     "taken_keys": set[str],
     "list_jobs": tuple[list[Job], str | None],
+    "reading": tuple[list[Job], str | None],
     "list_tasks": tuple[list[Task], str | None],
     "count_tasks": dict[str, int],
     "overdue": list[Job],
@@ -82,17 +84,37 @@ class Store:
 
     # -- writes: jobs -------------------------------------------------------------------------------
 
-    async def create(self, job: Job) -> tuple[Job, bool]:
-        """Insert a job. Answers its row and True, or the existing row, untouched, and False."""
-        return _decode_created(await self._write.call({"op": "create", "job": _encode(job)}))
+    async def create(self, job: Job, list_digest: str | None = None) -> tuple[Job, bool]:
+        """Insert a job. Answers its row and True, or the existing row, untouched, and False.
 
-    async def recreate(self, job: Job) -> Job:
-        """A new run with a new list over a failed or cancelled job, whose files and tasks go.
+        `list_digest` tells its list from another one of the same body. A job of that id that is being removed is
+        removed to the end first.
+        """
+        request = {"op": "create", "job": _encode(job), "list_digest": list_digest}
+        while (created := _decode_created(await self._write.call(request))) is None:
+            await self.remove(job.id)
+        return created
+
+    async def recreate(self, job: Job, list_digest: str | None = None) -> Job:
+        """A new run with a new list over a failed or cancelled job, whose files and tasks go, in several
+        transactions if they are many. Over a job that is RECEIVING the same body: its row as it is where the list
+        is the same too, else a new run.
 
         Answers the row as written (run and epoch follow on the old ones). Raises Conflict for another
         state, NotFound.
         """
-        return _decode_job(await self._write.call({"op": "recreate", "job": _encode(job)}))
+        request = {"op": "recreate", "job": _encode(job), "list_digest": list_digest}
+        row, cleared = _decode_recreated(await self._write.call(request))
+        if not cleared:
+            await self.clear(row.id, row.run)
+        return row
+
+    async def clear(self, job_id: str, run: int) -> None:
+        """Delete what is left of the list before the last `recreate`: to be done before the first file is added.
+        Raises Conflict unless the job is RECEIVING in this run, NotFound.
+        """
+        while not await self._write.call({"op": "clear", "job_id": job_id, "run": run}):
+            pass
 
     async def add_files(
         self, job_id: str, run: int, first_n: int, files: list[FileRef], cursor: str | None, alarm_at: int
@@ -158,7 +180,10 @@ class Store:
         await self._write.call({"op": "commit", "commit": _encode(commit)})
 
     async def remove(self, job_id: str) -> None:
-        """Delete a terminal job with all its rows, in several transactions if it is large. Raises Conflict."""
+        """Delete a terminal job with all its rows, in several transactions if it is large. Raises Conflict.
+
+        From the first one on it is not found any more; after a crash `expired` still names it.
+        """
         while not await self._write.call({"op": "remove", "job_id": job_id}):
             pass
 
@@ -238,9 +263,13 @@ class Store:
         """Placed jobs whose alarm is due, or later than `far`, and finished ones whose delivery is."""
         return await self._read("overdue", now, limit, far)
 
-    async def waiting(self, limit: int) -> list[Job]:
-        """Queued jobs without a place, oldest first."""
-        return await self._read("waiting", limit)
+    async def reading(self, *, limit: int = 50, cursor: str | None = None) -> tuple[list[Job], str | None]:
+        """A page of the jobs that read a prefix, newest first, and the cursor of the next one."""
+        return await self._read("reading", limit, cursor)
+
+    async def waiting(self, limit: int, most_tasks: int = NEVER) -> list[Job]:
+        """Queued jobs without a place and with at most `most_tasks` tasks, oldest first."""
+        return await self._read("waiting", limit, most_tasks)
 
     async def stalled(self, now: int, limit: int, far: int = NEVER) -> list[Job]:
         """Jobs whose intake was not continued in time, or whose alarm is later than `far`."""

@@ -28,7 +28,8 @@ _Place = tuple[int, int, int, int]
 
 _STATUS_ERROR: Final = [JobState.CANCELLED.value, JobState.FAILED.value]
 
-_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id")))
+_is_there = jobs.c.deleting.is_distinct_from("job")  # not being removed
+_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id"), _is_there))
 _all_tasks = select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id"))
 _TASKS_BY_ID = Sql(
     _all_tasks.where(tasks.c.task_id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)))
@@ -108,7 +109,11 @@ _OPEN_JOBS = Sql(
 def _newest_first(*conditions: Any) -> Sql:
     page: Select[Any] = (
         select(*JOBS.select)
-        .where(*conditions, tuple_(jobs.c.created_at, jobs.c.id) < tuple_(bindparam("before"), bindparam("before_id")))
+        .where(
+            *conditions,
+            _is_there,
+            tuple_(jobs.c.created_at, jobs.c.id) < tuple_(bindparam("before"), bindparam("before_id")),
+        )
         .order_by(jobs.c.created_at.desc(), jobs.c.id.desc())
         .limit(bindparam("most"))
     )
@@ -117,6 +122,7 @@ def _newest_first(*conditions: Any) -> Sql:
 
 _LIST_JOBS = _newest_first()
 _LIST_STATE = _newest_first(jobs.c.state == bindparam("state"))
+_LIST_READING = _newest_first(jobs.c.state == JobState.RECEIVING.value, jobs.c.source_cursor.is_not(None))
 _LIST_ERROR = _newest_first(one_of(jobs.c.state, _STATUS_ERROR))
 _LIST_PHASE = _newest_first(
     one_of(jobs.c.state, _OPEN),
@@ -151,7 +157,12 @@ _DELIVERY_DUE = _jobs_where(
     one_of(jobs.c.state, _TERMINAL),
     order=jobs.c.delivery_at,
 )
-_WAITING = _jobs_where(jobs.c.state == JobState.QUEUED.value, jobs.c.placement.is_(None), order=jobs.c.created_at)
+_WAITING = _jobs_where(
+    jobs.c.state == JobState.QUEUED.value,
+    jobs.c.placement.is_(None),
+    jobs.c.tasks_total <= bindparam("most_tasks"),
+    order=jobs.c.created_at,
+)
 _STALLED = _jobs_where(
     jobs.c.state == JobState.RECEIVING.value,
     or_(jobs.c.alarm_at <= bindparam("now"), jobs.c.alarm_at > bindparam("far")),
@@ -269,8 +280,19 @@ def list_jobs(
     db: Db, state: str | None, status: str | None, limit: int, cursor: str | None
 ) -> tuple[list[Job], str | None]:
     """Newest first. `status` is what callers see: DONE, ERROR, or the name of the current phase."""
-    before, before_id = _read_cursor(cursor, (int, str)) if cursor else (NEVER, "")
     sql, values = _jobs_by(state, status)
+    return _page_of_jobs(db, sql, values, limit, cursor)
+
+
+def reading(db: Db, limit: int, cursor: str | None) -> tuple[list[Job], str | None]:
+    """Those that read a prefix, newest first."""
+    return _page_of_jobs(db, _LIST_READING, {}, limit, cursor)
+
+
+def _page_of_jobs(
+    db: Db, sql: Sql, values: dict[str, Any], limit: int, cursor: str | None
+) -> tuple[list[Job], str | None]:
+    before, before_id = _read_cursor(cursor, (int, str)) if cursor else (NEVER, "")
     rows = db.rows(sql, {**values, "before": before, "before_id": before_id, "most": limit + 1})
     found = [JOBS.struct_of(row) for row in rows[:limit]]
     more = len(rows) > limit
@@ -341,8 +363,8 @@ def overdue(db: Db, now: int, limit: int, far: int) -> list[Job]:
     return [JOBS.struct_of(row) for row in ordered[:limit]]
 
 
-def waiting(db: Db, limit: int) -> list[Job]:
-    return [JOBS.struct_of(row) for row in db.rows(_WAITING, {"most": limit})]
+def waiting(db: Db, limit: int, most_tasks: int) -> list[Job]:
+    return [JOBS.struct_of(row) for row in db.rows(_WAITING, {"most": limit, "most_tasks": most_tasks})]
 
 
 def stalled(db: Db, now: int, limit: int, far: int) -> list[Job]:
@@ -369,9 +391,9 @@ def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
     """The key inside a cursor. Raises InvalidInput for what this module has not made."""
     try:
         key = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=tuple[Any, ...])
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
         raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor") from error
-    if tuple(map(type, key)) != types:
+    if tuple(map(type, key)) != types or any(type(part) is int and not _FIRST <= part <= NEVER for part in key):
         raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor")
     return key
 
@@ -379,7 +401,7 @@ def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     question.__name__: question
     for question in (
-        job, open_jobs, held, some_tasks, pending, some_files, taken_keys, list_jobs,
+        job, open_jobs, held, some_tasks, pending, some_files, taken_keys, list_jobs, reading,
         list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
     )
 }  # fmt: skip

@@ -51,7 +51,11 @@ jobs: Final = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("completed_at", BigInteger),
     Column("delivery_since", BigInteger),
+    Column("list_digest", Text),  # of the manifest whose files these are, while they are received
+    Column("deleting", Text),  # what goes, slice by slice: "list" (files and tasks of earlier runs), "job" (all)
 )
+OF_THE_STORE: Final = ("list_digest", "deleting")
+"""Columns that are in no struct: only `actors.store.batches` reads and writes them."""
 Index("jobs_alarm", jobs.c.alarm_at)
 Index("jobs_created", jobs.c.created_at, jobs.c.id)
 Index("jobs_state", jobs.c.state, jobs.c.created_at, jobs.c.id)

@@ -1,20 +1,19 @@
 """The one writing process: what has gathered from all callers is one transaction and one fsync."""
 
 import asyncio
-import logging
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from actors import telemetry
 from actors.errors import ArkeError, InvalidInput, Unavailable
 from actors.store import batches, fleet
 from actors.store.engine import Db, DriverError, make_engine, migrate
 
 MAX_GROUP: Final = 4096  # requests of one transaction, so that none waits for a very long one
 
-_log = logging.getLogger(__name__)
 _OPERATIONS: Final[dict[str, Callable[[Db, dict[str, Any]], Any]]] = {**batches.OPERATIONS, **fleet.OPERATIONS}
 
 
@@ -83,7 +82,7 @@ class Writer:
             answers = self._apply(requests)
             self._db.control("COMMIT")
         except (_GroupFailed, DriverError) as error:
-            _log.exception("a group of %d requests was not written", len(requests))
+            telemetry.fault("store.group_not_written", requests=len(requests))
             self._roll_back()
             return [_unavailable(error) for _ in requests]
         except BaseException:
@@ -102,7 +101,7 @@ class Writer:
                 if _is_fault_of_the_disk(error) or not self._db.in_transaction:
                     raise _GroupFailed(str(error)) from error
                 if not isinstance(error, ArkeError):
-                    _log.exception("operation %s failed", request.get("op"))
+                    telemetry.fault("store.operation_failed", op=request.get("op"))
                 self._db.control("ROLLBACK TO request")
                 answers.append(error)
             self._db.control("RELEASE request")
@@ -113,7 +112,7 @@ class Writer:
             if self._db.in_transaction:
                 self._db.control("ROLLBACK")
         except DriverError:
-            _log.exception("a transaction could not be rolled back")
+            telemetry.fault("store.not_rolled_back")
 
     def _work(self) -> None:
         while True:
@@ -124,7 +123,7 @@ class Writer:
             try:
                 answers = self.execute([request for waiting in group for request in waiting.requests])
             except Exception as error:  # noqa: BLE001 - a caller must be answered, and the thread go on
-                _log.exception("the writer failed")
+                telemetry.fault("store.writer_failed")
                 answers = [error] * sum(len(waiting.requests) for waiting in group)
             _hand_out(group, answers)
             if ended:
@@ -192,7 +191,7 @@ def _hand_out(group: list[_Waiting], answers: list[Any]) -> None:
         try:
             loop.call_soon_threadsafe(_resolve, answered)
         except RuntimeError:
-            _log.debug("a caller's loop has ended; its %d lists are written", len(answered))
+            telemetry.detail("store.caller_ended", written=len(answered))
 
 
 def _resolve(answered: list[tuple[asyncio.Future[list[Any]], list[Any]]]) -> None:

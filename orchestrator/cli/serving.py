@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from actors import telemetry
 from actors.settings import InvalidSetting, Settings
 from orchestrator.cli.remote import Remote, counts
 from orchestrator.cli.watching import follow
@@ -19,7 +20,10 @@ from orchestrator.supervisor import CannotServe, Ready, Supervisor, handle_signa
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--no-dashboard", is_flag=True, help="Do not start Ray's dashboard."),
-        click.option("--log", help="File of the service's log, or - for standard error.  [DATA_DIR/logs/serve.log]"),
+        click.option(
+            "--log",
+            help="File for what Ray prints; - for standard error, with a copy of the log.  [DATA_DIR/logs/serve.log]",
+        ),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of all that is kept.  [data]"),
         click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on.  [8787]"),
         click.option("--host", help="Address to listen on.  [127.0.0.1]"),
@@ -33,8 +37,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 def serve(host: str | None, port: int | None, data_dir: Path | None, log: str | None, no_dashboard: bool) -> None:
     """Run the service until Ctrl-C.
 
-    One line says when it is ready; another when something had to be restarted. Everything else that can
-    be set is an environment variable (`arke settings` lists them); options count more than variables.
+    One line says when it is ready; another when something had to be restarted. What happens is logged in
+    DATA_DIR/logs/engine.log. Everything else that can be set is an environment variable (`arke settings`
+    lists them); options count more than variables.
 
     \b
       arke serve
@@ -45,7 +50,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, log: str | 
     supervisor = Supervisor(
         settings,
         say=click.echo,
-        on_ready=lambda ready: click.echo(ready_line(settings, ready)),
+        on_ready=lambda ready: click.echo(ready_line(ready)),
         log=log_file(settings, log),
     )
     handle_signals(supervisor)
@@ -139,8 +144,8 @@ class Sample:
             f"  batch      {status['batch_id']}",
             f"  results    {folder}",
             f"  API        {ready.url}/docs",
-            f"  dashboard  {dashboard(self._settings, ready) or 'not started'}",
-            f"  log        {self._settings.data_dir / 'logs' / 'serve.log'}",
+            f"  dashboard  {ready.way_in or 'not started'}",
+            f"  log        {self._settings.log_dir / telemetry.FILE}",
         ]
         return "\n".join(lines if self._once else [*lines, "Serving until Ctrl-C."])
 
@@ -153,7 +158,7 @@ def load(host: str | None, port: int | None, data_dir: Path | None, no_dashboard
 
 def log_file(settings: Settings, log: str | None) -> Path | None:
     """Where the log goes; None is standard error."""
-    return None if log == "-" else Path(log) if log else settings.data_dir / "logs" / "serve.log"
+    return None if log == "-" else Path(log) if log else settings.log_dir / "serve.log"
 
 
 def _run(supervisor: Supervisor) -> None:
@@ -163,13 +168,7 @@ def _run(supervisor: Supervisor) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def ready_line(settings: Settings, ready: Ready) -> str:
+def ready_line(ready: Ready) -> str:
     """What `serve` says when it is ready."""
-    ray = dashboard(settings, ready)
-    more = f", Ray dashboard at {ray}" if ray else ""
+    more = f", Ray dashboard at {ready.way_in}" if ready.way_in else ""
     return f"Ready at {ready.url} (API at {ready.url}/docs{more}). Ctrl-C stops it."
-
-
-def dashboard(settings: Settings, ready: Ready) -> str | None:
-    """The address of Ray's dashboard, and the file with the token that it asks a browser for."""
-    return f"{ready.dashboard}, its token is in {settings.run_dir / 'ray_token'}" if ready.dashboard else None

@@ -1,15 +1,14 @@
 """Batches: create, list, look at the tasks, cancel, run again, deliver again."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from actors.errors import InvalidInput, NotFound
+from actors.errors import NotFound
 from actors.rules.states import JobState, TaskStatus
 from orchestrator import auth
-from orchestrator.errors import invalid_json
 from orchestrator.routes.base import (
     MAX_PAGE,
     BatchPage,
@@ -27,7 +26,7 @@ from orchestrator.routes.base import (
     respond,
     task_view,
 )
-from orchestrator.routing import JOB_ID, Engine, check_job_id, find_job
+from orchestrator.routing import Engine, check_job_id, find_job
 
 router = APIRouter(tags=["batches"])
 
@@ -71,14 +70,6 @@ CREATE_BODY: Final = json_body(
 )
 
 
-class CreateBody(msgspec.Struct):
-    """What a creation says of where the files are, besides `files`. All other fields are kept and passed back."""
-
-    batch_id: str | None = None
-    manifest_r2_key: str | None = None
-    r2_prefix: str | None = None
-
-
 class CancelBody(msgspec.Struct):
     """Why a batch is cancelled."""
 
@@ -113,30 +104,8 @@ async def create_test(request: Request, engine: EngineOf, owner: Caller) -> Resp
 
 async def _create(request: Request, engine: Engine, owner: str | None) -> Response:
     raw = await read_body(request, engine.settings.max_body_bytes)
-    body = decode(raw, dict[str, Any])
-    _check(body)
-    job, created = await engine.create(body, owner)
+    job, created = await engine.create(raw, owner)
     return respond(job_view(job), 202 if created else 200)
-
-
-def _check(body: dict[str, Any]) -> None:
-    """Types and the id; what the files say is checked by intake. Raises InvalidInput."""
-    try:
-        given = msgspec.convert(body, CreateBody)
-    except msgspec.ValidationError as error:
-        raise invalid_json(error) from error
-    if given.batch_id is not None and (given.batch_id == "batch" or not JOB_ID.fullmatch(given.batch_id)):
-        raise InvalidInput("batch_id has 1 to 64 letters, digits, _ or -, and is not `batch`.", field="batch_id")
-    files = body.get("files")
-    if files is None:
-        if not given.manifest_r2_key and not given.r2_prefix:
-            raise InvalidInput("Name the files: `files`, `manifest_r2_key` or `r2_prefix`.", field="files")
-        return
-    if not isinstance(files, list):
-        raise InvalidInput("`files` is a list of objects.", field="files")
-    for n, file in enumerate(files):
-        if not isinstance(file, dict):
-            raise InvalidInput(f"`files[{n}]` is not an object.", field=f"files[{n}]")
 
 
 @router.get("/batches", response_model=BatchPage, responses=failures(400, 401))
@@ -204,7 +173,9 @@ async def cancel(batch_id: str, request: Request, engine: EngineOf, owner: Calle
 )
 async def retry(batch_id: str, engine: EngineOf, owner: Caller) -> Response:
     """Run the failed tasks of a finished batch again: a new run."""
-    return await _ask(engine, batch_id, "retry")
+    check_job_id(batch_id)
+    seen = await find_job(engine, batch_id)
+    return await _ask(engine, batch_id, "retry", after_run=seen.run)
 
 
 @router.post(
@@ -218,7 +189,7 @@ async def redeliver(batch_id: str, engine: EngineOf, owner: Caller) -> Response:
     return await _ask(engine, batch_id, "redeliver")
 
 
-async def _ask(engine: Engine, batch_id: str, op: str) -> Response:
+async def _ask(engine: Engine, batch_id: str, op: str, **more: int) -> Response:
     check_job_id(batch_id)
-    await engine.call(batch_id, {"op": op, "job": batch_id})
+    await engine.call(batch_id, {"op": op, "job": batch_id, **more})
     return respond(job_view(await find_job(engine, batch_id)), 202)

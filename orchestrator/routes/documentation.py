@@ -73,8 +73,9 @@ def _set_right(operation: dict[str, Any]) -> None:
     operation["responses"].pop("422", None)
     if "401" in operation["responses"]:
         operation["security"] = [{"key": []}]
-    sentence, _, more = operation.pop("description").partition(". ")
-    operation["summary"] = sentence.rstrip(".")
+    sentence, _, more = operation.pop("description", "").partition(". ")
+    if sentence:  # else the name of its function has to do
+        operation["summary"] = sentence.rstrip(".")
     if more:
         operation["description"] = more
 

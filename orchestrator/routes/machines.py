@@ -11,13 +11,11 @@ from starlette.responses import Response
 from actors.errors import InvalidInput
 from orchestrator import auth
 from orchestrator.routes.base import EngineOf, Responses, decode, failures, json_body, read_body, respond
-from worker.contract import Claim
+from worker.contract import MAX_CLAIM_FREE, MAX_CLAIM_WAIT_MS, Claim
 
 router = APIRouter(tags=["machines"])
 
 MAX_CLAIM_BYTES: Final = 16 * 1024
-MAX_WAIT_MS: Final = 30_000
-MAX_FREE: Final = 256
 NOTHING: Final[Responses] = {204: {"description": "Nothing to do within wait_ms."}}
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -46,7 +44,7 @@ async def claim(request: Request, engine: EngineOf) -> Response:
     asked = decode(await read_body(request, MAX_CLAIM_BYTES), Claim)
     internal = auth.require_machine(engine, asked.machine, request.headers.get("authorization"))
     _check(asked)
-    bounded = msgspec.structs.replace(asked, wait_ms=min(asked.wait_ms, MAX_WAIT_MS))
+    bounded = msgspec.structs.replace(asked, wait_ms=min(asked.wait_ms, MAX_CLAIM_WAIT_MS))
     reply: dict[str, Any] = await engine.fleet(
         {"op": "claim", "claim": msgspec.to_builtins(bounded), "internal": internal}
     )
@@ -60,8 +58,8 @@ def _check(asked: Claim) -> None:
         raise InvalidInput("machine has 1 to 128 letters, digits or . _ : -", field="machine")
     if not _NAME.fullmatch(asked.claim):
         raise InvalidInput("claim has 1 to 128 letters, digits or . _ : -", field="claim")
-    if not 1 <= asked.free <= MAX_FREE:
-        raise InvalidInput(f"free is 1 to {MAX_FREE}.", field="free")
+    if not 1 <= asked.free <= MAX_CLAIM_FREE:
+        raise InvalidInput(f"free is 1 to {MAX_CLAIM_FREE}.", field="free")
     if asked.wait_ms < 0:
         raise InvalidInput("wait_ms is not negative.", field="wait_ms")
     if not asked.kinds:

@@ -112,5 +112,6 @@ def test_keys_guard_the_second_service(second: Service) -> None:
     answer = second.http.post("/admin/reset/x")
     assert answer.status_code in (401, 403)
     assert second.http.post("/admin/reset/x", headers={"Authorization": f"Bearer {ADMIN_KEY}"}).status_code == 404
-    log = (second.data_dir / "logs" / "serve.log").read_text()
+    log = "".join(path.read_text() for path in (second.data_dir / "logs").iterdir())
+    assert "[Arke] ready" in log
     assert not any(key in log or key in " ".join(second.said) for key in (WORKER_KEY, API_KEY, ADMIN_KEY))

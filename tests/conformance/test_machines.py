@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from actors.machines import open_provider
-from actors.machines.base import MachineSpec, MachineStatus, Provider, SpawnRefused, worker_environment
+from actors.machines.base import (
+    MachineSpec,
+    MachineStatus,
+    Provider,
+    ProviderUnavailable,
+    SpawnRefused,
+    worker_environment,
+)
 from actors.machines.external import ExternalMachines
 from actors.machines.subprocess import MARK, SubprocessMachines
 
@@ -82,6 +89,18 @@ def ray_runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ray.shutdown()
 
 
+def end_actors(ray: Any) -> None:
+    """Remove the warm actors, which outlive whoever made them."""
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
+
+
+def actor_pid(ray: Any, i: int) -> int:
+    """The process of `machine:{i}`."""
+    actor = ray.get_actor(f"machine:{i}", "arke")
+    return int(ray.get(actor.__ray_call__.remote(lambda _: __import__("os").getpid())))
+
+
 @pytest.fixture(params=["subprocess", "ray"])
 async def machines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     if request.param == "subprocess":
@@ -89,15 +108,14 @@ async def machines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield bench
         subprocesses(tmp_path, grace_s=0.1).end_all()
         return
-    request.getfixturevalue("ray_runs")
+    ray_runs = request.getfixturevalue("ray_runs")
     from actors.machines.ray_workers import RayMachines, WarmWorker
 
     class StandIn(WarmWorker):
         loop = FakeLoop
 
-    bench = Bench(lambda: RayMachines(2, worker_class=StandIn))
-    yield bench
-    await bench.provider.end_all()  # type: ignore[attr-defined]
+    yield Bench(lambda: RayMachines(2, worker_class=StandIn))
+    end_actors(ray_runs)
 
 
 async def test_a_spawned_machine_is_found_by_id_name_and_list(machines: Bench) -> None:
@@ -180,7 +198,7 @@ async def test_ray_refuses_when_all_workers_are_busy(ray_runs: Any) -> None:
             await provider.spawn(spec("tiff-b-1"))
         assert not refusal.value.permanent
     finally:
-        await provider.end_all()
+        end_actors(ray_runs)
 
 
 async def test_a_warm_actor_runs_the_worker(ray_runs: Any) -> None:
@@ -194,7 +212,7 @@ async def test_a_warm_actor_runs_the_worker(ray_runs: Any) -> None:
         await provider.destroy(provider_id)
         assert await provider.list() == []
     finally:
-        await provider.end_all()
+        end_actors(ray_runs)
 
 
 async def test_ray_ends_the_process_of_a_machine_that_does_not_stop(ray_runs: Any) -> None:
@@ -218,7 +236,85 @@ async def test_ray_ends_the_process_of_a_machine_that_does_not_stop(ray_runs: An
         await until(serves_again, 30)
         assert [status.name for status in await provider.list()] == ["tiff-b-1"]
     finally:
-        await provider.end_all()
+        end_actors(ray_runs)
+
+
+@pytest.mark.parametrize("heir", [False, True])
+async def test_a_ray_worker_that_hangs_stops_no_other(ray_runs: Any, heir: bool) -> None:
+    """Its process is stopped in the middle: its machine counts as running, others are made, listed and ended. To
+    destroy its machine ends the process, for a provider that has just been started also; then it serves again.
+    """
+    from actors.machines.ray_workers import RayMachines, WarmWorker
+
+    class StandIn(WarmWorker):
+        loop = FakeLoop
+
+    def again() -> RayMachines:
+        return RayMachines(2, worker_class=StandIn, grace_s=0.1, answer_s=3.0)
+
+    provider = again()
+    stopped = 0
+    try:
+        hung = await provider.spawn(spec("tiff-a-1"))
+        await provider.destroy(await provider.spawn(spec("tiff-b-1")))  # both processes are there
+        stopped = actor_pid(ray_runs, int(hung[len("machine:")]))
+        os.kill(stopped, signal.SIGSTOP)
+        if heir:
+            provider = again()
+        assert (await provider.inspect(hung)).state == "running"
+        other = await provider.spawn(spec("tiff-c-1"))
+        assert {status.name for status in await provider.list()} >= {"tiff-c-1"}
+        with pytest.raises(SpawnRefused):
+            await provider.spawn(spec("tiff-d-1"))
+        await provider.destroy(other)
+        await provider.destroy(hung)
+
+        async def serves_again() -> bool:
+            try:
+                return bool([await provider.spawn(spec(f"tiff-{name}-2")) for name in "ef"])
+            except (SpawnRefused, ProviderUnavailable):
+                return False
+
+        await until(serves_again, 40)
+        assert (await provider.inspect(hung)).state == "gone"
+        stopped = 0
+    finally:
+        if stopped:
+            os.kill(stopped, signal.SIGKILL)
+        end_actors(ray_runs)
+
+
+async def test_a_machine_that_may_be_on_a_silent_worker_is_not_known_to_be_gone(ray_runs: Any) -> None:
+    """Invariant 3: asked for by its name alone, as after the fleet's death during the spawn. To destroy it ends the
+    worker that may have it."""
+    from actors.machines.ray_workers import RayMachines, WarmWorker
+
+    class StandIn(WarmWorker):
+        loop = FakeLoop
+
+    provider = RayMachines(1, worker_class=StandIn, answer_s=10.0)
+    stopped = 0
+    try:
+        await provider.spawn(spec("tiff-a-1"))
+        stopped = actor_pid(ray_runs, 0)
+        os.kill(stopped, signal.SIGSTOP)
+        heir = RayMachines(1, worker_class=StandIn, grace_s=0.1, answer_s=0.5)
+        with pytest.raises(ProviderUnavailable):
+            await heir.inspect("tiff-a-1")
+        await heir.destroy("tiff-a-1")
+        stopped = 0
+
+        async def gone_now() -> bool:
+            try:
+                return (await heir.inspect("tiff-a-1")).state == "gone"
+            except ProviderUnavailable:
+                return False
+
+        await until(gone_now, 40)
+    finally:
+        if stopped:
+            os.kill(stopped, signal.SIGKILL)
+        end_actors(ray_runs)
 
 
 async def test_a_process_killed_from_outside_is_seen_by_its_heir(tmp_path: Path) -> None:

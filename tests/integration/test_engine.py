@@ -1,13 +1,17 @@
 """The loop, the hosts and the store together in one process: real SQLite, no Ray, a fleet that is told and answers."""
 
 import asyncio
+import json
 import random
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from actors import intake
 from actors.clock import Clock
 from actors.errors import BatchExists, Conflict, InvalidInput, NotFound, Unavailable
 from actors.host import Host
@@ -15,7 +19,7 @@ from actors.intake import Intake
 from actors.perform import Performer
 from actors.rules.effects import Policy
 from actors.rules.states import JobState
-from actors.store import Store
+from actors.store import Store, batches
 from actors.store.writer import LocalWriter, Writer
 from worker.objects.local import LocalObjects
 
@@ -196,11 +200,29 @@ async def test_a_retry_is_a_new_run_of_the_failed_tasks_alone(world: World) -> N
     tasks = (await one(host, taking("m", free=2)))["tasks"]
     await one(host, success(tasks[0]))
     await one(host, success(tasks[1], status="error", error="Failed to download TIFF: 404 Not Found"))
-    await one(host, {"op": "retry", "job": "b"})
+    await one(host, {"op": "retry", "job": "b", "after_run": 1})
     job = await world.store.job("b")
     assert job is not None
     assert (job.state, job.run, job.tasks_total, job.placement) == (JobState.QUEUED, 2, 1, None)
     assert (await world.counted())["pending"] == 1
+
+
+async def test_the_log_tells_how_a_batch_went(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Begin and end of batch and phase, and the task that failed: five lines after the commits, none per callback."""
+    caplog.set_level("INFO")
+    host = world.host()
+    await world.running(2, host)
+    tasks = (await one(host, taking("m", free=2)))["tasks"]
+    await one(host, success(tasks[0]))
+    await one(host, success(tasks[1], status="error", error="404 Not Found"))
+    told = [record.getMessage().partition(" batch=")[0] for record in caplog.records]
+    assert [line for line in told if line.startswith(("[DO]", "[TiffConversion]"))] == [
+        "[DO] started",
+        "[TiffConversion] started",
+        "[TiffConversion] task_failed",
+        "[TiffConversion] ended",
+        "[DO] done",
+    ]
 
 
 async def test_a_cancelled_batch_takes_its_machines_back(world: World) -> None:
@@ -277,6 +299,81 @@ async def test_an_intake_that_died_goes_on_with_the_same_body(world: World, monk
     job, _ = await world.intake.create(body)
     assert (job.state, job.files_total, job.tasks_total) == (JobState.QUEUED, 2500, 2500)
     assert (await world.counted())["pending"] == 2500
+
+
+async def test_a_manifest_that_changed_meanwhile_is_taken_in_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The front dies between the pages, the manifest is replaced, the same body comes again: the list is the new
+    manifest's alone. What is unchanged goes on in the same run."""
+    body = {"batch_id": "b", "manifest_r2_key": "m.json"}
+    put_manifest(world, 2500)
+    add_files, pages = world.store.add_files, []
+
+    async def dies(*page: Any) -> None:
+        if len(pages) == 2:
+            raise KeyboardInterrupt
+        pages.append(page)
+        await add_files(*page)
+
+    monkeypatch.setattr(world.store, "add_files", dies)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            await world.intake.create(body)
+    monkeypatch.setattr(world.store, "add_files", add_files)
+    died = await world.store.job("b")
+    assert died is not None
+    assert (died.run, died.files_total) == (1, 2000)
+    put_manifest(world, 500)
+    job, began = await world.intake.create(body)
+    assert (began, job.run, job.files_total, job.tasks_total) == (True, 2, 500, 500)
+    files = await world.store.files("b", 0, -1, 10_000)
+    assert {file.r2_key for _, file, _ in files} == {f"500/{i}.tif" for i in range(500)}
+    assert {task.input_r2_key for _, _, task in files if task} == {f"500/{i}.tif" for i in range(500)}
+
+
+def put_manifest(world: World, count: int) -> None:
+    files = [{"r2_key": f"{count}/{i}.tif"} for i in range(count)]
+    world.objects.put("m.json", json.dumps({"directories": [{"files": files}]}).encode(), "application/json")
+
+
+async def test_a_large_list_is_read_beside_the_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding, digest and checks of a list take seconds when it is long: none of it on the thread of the loop."""
+    threads: dict[str, set[threading.Thread]] = {}
+
+    def watched(name: str) -> None:
+        function = getattr(intake, name)
+
+        def call(*arguments: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.current_thread())
+            return function(*arguments)
+
+        monkeypatch.setattr(intake, name, call)
+
+    watched("decode")
+    watched("checked_file")
+    files = [f"s/{i:040}.tif" for i in range(2000)]
+    job, _ = await world.intake.create(msgspec.json.encode({"batch_id": "b", "files": files}))
+    assert job.files_total == 2000
+    assert threads.keys() == {"decode", "checked_file"}
+    assert threading.main_thread() not in set().union(*threads.values())
+
+
+async def test_a_batch_that_is_being_removed_cannot_run_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two slices, or after a crash there, a retry that a loop still takes is not written, and the next one
+    finds no batch: a run whose tasks are gone could never end."""
+    monkeypatch.setattr(batches, "REMOVED_AT_ONCE", 10)
+    host = world.host("batches:0")
+    await world.intake.create({"batch_id": "b", "files": [f"{i}.tif" for i in range(25)]})
+    await one(host, {"op": "cancel", "job": "b", "reason": "x"})
+    await world.store._write.call({"op": "remove", "job_id": "b"})
+    retry = {"op": "retry", "job": "b", "after_run": 1}
+    with pytest.raises((Unavailable, NotFound)):
+        await one(host, retry)
+    with pytest.raises(NotFound):
+        await one(host, retry)
+    await world.store.remove("b")
+    assert await world.store.expired(2**62, 10) == []
 
 
 async def test_bad_input_writes_nothing(world: World) -> None:

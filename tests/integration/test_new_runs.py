@@ -185,7 +185,7 @@ async def begun(world: World) -> Host:
 
 
 async def retried(world: World) -> Host:
-    await one(world.host(), {"op": "retry", "job": "b"})
+    await one(world.host(), {"op": "retry", "job": "b", "after_run": 1})
     host = world.host()
     await world.admitted(host)
     return host
@@ -367,9 +367,9 @@ async def test_created_again_twice_at_once_is_one_run(world: World) -> None:
     await one(host, {"op": "cancel", "job": "b", "reason": "enough"})
     recreate = world.store.recreate
 
-    async def a_moment_later(job: Job) -> Job:
+    async def a_moment_later(job: Job, list_digest: str | None = None) -> Job:
         world.clock.ms += 1
-        return await recreate(msgspec.structs.replace(job, created_at=world.clock.ms))
+        return await recreate(msgspec.structs.replace(job, created_at=world.clock.ms), list_digest)
 
     world.store.recreate = a_moment_later  # type: ignore[method-assign]
     answers = await asyncio.gather(*(world.intake.create(BODY) for _ in range(3)))

@@ -1,6 +1,8 @@
 """The store on a real SQLite file: what is acknowledged is there, and nothing else is."""
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import subprocess
@@ -123,8 +125,10 @@ def test_a_migrated_file_equals_a_new_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", [tables.JOBS, tables.TASKS, tables.MACHINES], ids=["jobs", "tasks", "machines"])
 def test_columns_are_the_fields(codec: tables.Codec[Any]) -> None:
-    """Each field of a struct has its column, and there is no other."""
-    assert codec.columns == [column.name for column in codec.select[0].table.c]
+    """Each field of a struct has its column, and there is no other but the store's own."""
+    assert codec.columns == [
+        column.name for column in codec.select[0].table.c if column.name not in tables.OF_THE_STORE
+    ]
 
 
 async def test_every_field_survives(world: World) -> None:
@@ -302,7 +306,7 @@ async def test_one_failing_request_leaves_the_others_applied(world: World, caplo
     assert found.seq == 1
     assert await world.store.job("other") is not None
     assert (await world.store.count_tasks(ID, 0, 1))["processing"] == 1
-    assert "operation commit failed" in caplog.text
+    assert "operation_failed op=commit" in caplog.text
 
 
 async def test_lists_that_gather_share_a_transaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +346,7 @@ async def test_a_full_disk_applies_nothing(world: World, caplog: pytest.LogCaptu
     cursor.execute("PRAGMA max_page_count=1000000").fetchall()
     answers = await world.writer.put(requests)
     assert not [answer for answer in answers if isinstance(answer, Exception)]
-    assert "was not written" in caplog.text
+    assert "group_not_written" in caplog.text
 
 
 async def test_a_failing_commit_applies_nothing(
@@ -365,7 +369,7 @@ async def test_a_failing_commit_applies_nothing(
     assert refused.value.retry_after_s == 1
     assert await world.store.job(ID) == job
     await world.store.commit(Commit(change(job, seq=1)))
-    assert "was not written" in caplog.text
+    assert "group_not_written" in caplog.text
 
 
 async def test_a_closed_writer_refuses(tmp_path: Path) -> None:
@@ -454,6 +458,64 @@ async def test_recreate_starts_over(world: World) -> None:
         await world.store.recreate(a_job("unknown"))
 
 
+async def failed(world: World, count: int) -> Job:
+    job = await world.running(count)
+    await world.store.commit(Commit(change(job, seq=1, state=JobState.FAILED, tasks_failed=count)))
+    return change(job, seq=1, state=JobState.FAILED)
+
+
+async def rows_left(world: World) -> tuple[int, int]:
+    cursor = world.writer._db._connection.cursor()
+    tables_ = ("tasks", "files")
+    tasks, files = (
+        cursor.execute(f"SELECT count(*) FROM {name} WHERE job_id = ?", (ID,)).fetchone()[0] for name in tables_
+    )
+    return tasks, files
+
+
+async def test_recreate_deletes_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transaction deletes more than a slice, so that other callers wait for one slice only; a crash between two
+    loses nothing: the same body, or the reading of a prefix, goes on before the first file is added."""
+    monkeypatch.setattr(batches, "REMOVED_AT_ONCE", 3)
+    await failed(world, 10)
+    again = {"op": "recreate", "job": msgspec.msgpack.encode(a_job(created_at=7)), "list_digest": None}
+    await world.store._write.call(again)  # and its process dies
+    assert await rows_left(world) == (7, 10)
+    found = await world.store.job(ID)
+    assert found is not None
+    assert (found.run, found.state) == (2, JobState.RECEIVING)
+    assert await world.store._write.call({"op": "clear", "job_id": ID, "run": 2}) is False
+    assert await rows_left(world) == (4, 10)
+    assert await world.store.recreate(a_job(created_at=8)) == found
+    assert await rows_left(world) == (0, 0)
+    await world.store.add_files(ID, 2, 0, [a_file(0)], None, 1)
+    await world.store.clear(ID, 2)
+    assert await world.store.recreate(a_job(created_at=9)) == change(found, files_total=1, alarm_at=1)
+    assert await rows_left(world) == (0, 1)
+    with pytest.raises(Conflict):
+        await world.store.clear(ID, 1)
+
+
+async def test_another_list_of_the_same_body_is_another_run(world: World) -> None:
+    """An intake that died goes on with the same list; with another one, what was listed goes, and whoever still
+    works on the former list is refused."""
+    assert await world.store.create(a_job(), "one") == (a_job(), True)
+    await world.store.add_files(ID, 1, 0, [a_file(0), a_file(1)], None, 1)
+    assert (await world.store.recreate(a_job(created_at=2), "one")).files_total == 2
+    other = await world.store.recreate(a_job(created_at=3), "two")
+    assert (other.run, other.files_total, other.history) == (2, 0, ())
+    assert await rows_left(world) == (0, 0)
+    for late in (
+        world.store.add_files(ID, 1, 1000, [a_file(2)], None, 1),
+        world.store.plan(ID, 1, 0, [a_task(0)]),
+        world.store.queue(a_job(state=JobState.QUEUED, queued_at=5)),
+    ):
+        with pytest.raises(Conflict):
+            await late
+    with pytest.raises(Conflict):
+        await world.store.recreate(a_job(body_digest="another body"), "two")
+
+
 async def test_taken_keys(world: World) -> None:
     """Keys of files and of outputs are taken, of this job only."""
     await world.running()
@@ -540,6 +602,49 @@ async def test_remove_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) ->
     assert await world.store.job(ID) is None
     assert await world.store.files(ID, 0, -1, 10) == []
     assert len(await world.store.files("other", 0, -1, 10)) == 2
+
+
+async def test_what_is_being_removed_is_not_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first slice (and a crash) the job is gone for everybody but the duty that removes it: it cannot run
+    again without its rows, also not by an activation that still knows it."""
+    monkeypatch.setattr(batches, "REMOVED_AT_ONCE", 3)
+    job = change(await failed(world, 10), completed_at=1)
+    await world.store.commit(Commit(change(job, seq=2)))
+    await world.store._write.call({"op": "remove", "job_id": ID})
+    assert await rows_left(world) == (7, 10)
+    assert await world.store.job(ID) is None
+    assert await world.store.list_jobs() == ([], None)
+    assert await world.store.list_tasks(ID) == ([], None)
+    assert await world.store.expired(99, 10) == [ID]
+    with pytest.raises(Fenced):
+        await world.store.commit(Commit(change(job, seq=3, state=JobState.QUEUED, run=2)))
+    for ask in (world.store.activate(ID), world.store.recreate(a_job(created_at=7)), admit(world, ID)):
+        with pytest.raises(NotFound):
+            await ask
+
+
+async def test_an_id_that_is_being_removed_is_free_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who creates a job under it removes the rest first: no row of the former one is left in the new one."""
+    monkeypatch.setattr(batches, "REMOVED_AT_ONCE", 3)
+    await failed(world, 10)
+    await world.store._write.call({"op": "remove", "job_id": ID})
+    new = a_job(created_at=7)
+    assert await world.store.create(new) == (new, True)
+    assert await rows_left(world) == (0, 0)
+
+
+@pytest.mark.parametrize("number", [2**70, -(2**70), 2**63, -2])
+async def test_a_cursor_with_an_impossible_number_is_refused(world: World, number: int) -> None:
+    """No place in a list has it, and SQLite could not compare with it."""
+    for key, ask in (
+        ((number, "a"), lambda cursor: world.store.list_jobs(cursor=cursor)),
+        ((number, 1), lambda cursor: world.store.list_tasks(ID, cursor=cursor)),
+        ((0, 1, 0, number), lambda cursor: world.store.list_tasks(ID, status="failed", cursor=cursor)),
+    ):
+        cursor = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+        with pytest.raises(InvalidInput) as raised:
+            await ask(cursor)
+        assert raised.value.field == "cursor"
 
 
 # -- lists and duties --------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ DRIVER = textwrap.dedent(
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Answer)
     print("a line for the log", flush=True)
-    print(json.dumps({"ready": True, "url": "http://127.0.0.1:" + os.environ["PORT"], "dashboard": None}), flush=True)
+    ready = {"ready": True, "url": "http://127.0.0.1:" + os.environ["PORT"]}
+    ready |= {"dashboard": "http://ray:" + str(os.getpid()), "dashboard_token_file": "/the/token"}
+    print(json.dumps(ready), flush=True)
     (folder / "driver.pid").write_text(str(os.getpid()))
     (folder / "vital.pid").write_text(str(child.pid))
     server.serve_forever()
@@ -172,8 +174,21 @@ def test_sigterm_ends_everything(bench: Bench) -> None:
     service = bench.start_ready()
     assert len(bench.ours()) == 4
     service.terminate()
+    assert said(service) == "Stopping …"
     assert service.wait(PATIENCE_S) == 0
     assert bench.ours() == []
+
+
+def test_stopping_is_said_once_and_at_once(bench: Bench) -> None:
+    """While the driver is still being waited for, one line says that Ctrl-C was heard; a second one adds none."""
+    (bench.folder / "stubborn").touch()
+    service = bench.start_ready()
+    service.send_signal(signal.SIGINT)
+    assert said(service) == "Stopping …"
+    assert bench.pid("driver") in bench.ours()
+    service.send_signal(signal.SIGINT)
+    assert service.communicate(timeout=PATIENCE_S)[0] == ""
+    assert service.returncode == 0
 
 
 def test_driver_that_ignores_sigterm_is_killed_in_time(bench: Bench) -> None:
@@ -192,8 +207,10 @@ def test_driver_that_dies_is_started_again(bench: Bench) -> None:
     service = bench.start_ready()
     first, orphan = bench.pid("driver"), bench.pid("vital")
     os.kill(first, signal.SIGKILL)
-    assert said(service).startswith("Restarted: its process was ended by signal 9; serving again at http://127.0.0.1:")
-    assert bench.pid("driver", other_than=first) != first
+    told = said(service)
+    assert told.startswith("Restarted: its process was ended by signal 9; serving again at http://127.0.0.1:")
+    second = bench.pid("driver", other_than=first)
+    assert told.endswith(f" s. Ray dashboard now at http://ray:{second}, its token is in /the/token.")
     assert orphan not in bench.ours()
     assert len(bench.ours()) == 4
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.rules import fleet as rules
-from actors.rules.fleet import Demand, Found
+from actors.rules.fleet import Demand, Found, Waiting
 from actors.rules.model import Machine, Task
 from actors.rules.states import MachineState, TaskStatus
 
@@ -55,6 +55,32 @@ def test_a_kind_that_was_refused_is_left_alone() -> None:
     """After a refusal nothing of that kind is spawned until its pause is over; other kinds are."""
     demands = wishes(a=2) | {"p": Demand(job="p", kind="pdf", want=1)}
     assert spawn(demands, closed={"tiff"}) == ["p"]
+
+
+def claims(*rows: tuple[str, int]) -> dict[tuple[str, str], Waiting]:
+    """Claims in the order in which they came: (machine, free)."""
+    return {(machine, str(n)): Waiting(machine, ("tiff",), free) for n, (machine, free) in enumerate(rows)}
+
+
+def test_tasks_are_dealt_to_the_machine_with_most_places() -> None:
+    """Whether it asks once for two or twice for one; of equals to the one that has waited longest."""
+    assert rules.deal(claims(("a", 2), ("b", 2)), 2) == {("a", "0"): 1, ("b", "1"): 1}
+    assert rules.deal(claims(("a", 1), ("a", 1), ("b", 1), ("b", 1)), 2) == {("a", "0"): 1, ("b", "2"): 1}
+    assert rules.deal(claims(("a", 1), ("b", 1), ("b", 1)), 1) == {("b", "1"): 1}
+    assert rules.deal(claims(("a", 1), ("b", 1)), 1) == {("a", "0"): 1}
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), max_size=8), st.integers(0, 30))
+def test_dealing_wastes_nothing_and_is_even(rows: list[tuple[str, int]], tasks: int) -> None:
+    """All tasks or all places are used; no claim gets more than it has; no machine keeps two places more than one
+    that was given something."""
+    waiting = claims(*rows)
+    shares = rules.deal(waiting, tasks)
+    assert sum(shares.values()) == min(tasks, sum(free for _, free in rows))
+    assert all(0 < share <= waiting[key].free for key, share in shares.items())
+    left = {m: sum(c.free - shares.get(k, 0) for k, c in waiting.items() if c.machine == m) for m, _ in rows}
+    served = {machine for machine, _ in shares}
+    assert all(left[other] <= left[machine] + 1 for machine in served for other in left)
 
 
 @given(

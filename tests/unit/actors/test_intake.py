@@ -6,10 +6,13 @@ import msgspec
 import pytest
 
 from actors.errors import InvalidInput
-from actors.intake import _decode as decode
 from actors.intake import _phases as phases
-from actors.sources.base import MAX_KEY_BYTES, checked_file
-from worker.contract import FileRef
+from actors.intake import decode
+from actors.sources.base import checked_file
+from worker.contract import MAX_COUNT, MAX_DEPTH, FileRef
+from worker.errors import BadInput
+from worker.objects import check_key
+from worker.objects.base import MAX_KEY_BYTES
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,9 @@ def test_good_bodies_are_taken_as_they_are(message: dict[str, Any]) -> None:
         ({"manifest_r2_key": ["m"]}, "manifest_r2_key"),
         ({"r2_prefix": "../others"}, "r2_prefix"),
         ({"r2_prefix": "/"}, "r2_prefix"),
+        ({"r2_prefix": "a//"}, "r2_prefix"),
+        ({"files": ["a"], "metadata": {"n": 2**70}}, "metadata.n"),
+        ({"files": ["a"], "unknown": [-(2**63) - 1]}, "unknown[0]"),
     ],
 )
 def test_bad_bodies_name_their_field(message: dict[str, Any], field: str) -> None:
@@ -98,6 +104,9 @@ def test_an_entry_of_the_wrong_shape_names_its_place(entry: Any) -> None:
         "..",
         "a/../../b",
         "a/./b",
+        "a//b",
+        "a/",
+        "a/..",
         "a\\b",
         "a\x00b",
         "a\nb",
@@ -107,23 +116,46 @@ def test_an_entry_of_the_wrong_shape_names_its_place(entry: Any) -> None:
     ],
 )
 def test_a_key_that_could_leave_its_folder_is_refused(key: str) -> None:
-    """Absolute, upward, with backslashes or control characters, empty, or longer than the store takes."""
+    """Absolute, upward, with backslashes or control characters, empty, or longer than the store takes. The worker's
+    objects refuse the same keys: what a list may name, a task can read."""
     with pytest.raises(InvalidInput) as raised:
         checked_file(key, "files[0]")
     assert raised.value.field == "files[0].r2_key"
+    with pytest.raises(BadInput, match="is not allowed"):
+        check_key(key)
 
 
-@pytest.mark.parametrize("key", ["a..b/c...tif", "a b/ü.tif", "..a/b.tif", "x" * MAX_KEY_BYTES])
+@pytest.mark.parametrize("key", ["a..b/c...tif", "a b/ü.tif", "..a/b.tif", "a/...", ".a/b.", "x" * MAX_KEY_BYTES])
 def test_a_harmless_key_is_taken(key: str) -> None:
     """Dots inside a name are no way out; the longest key of the store is allowed."""
-    assert checked_file(key, "files[0]").r2_key == key
+    assert checked_file(key, "files[0]").r2_key == check_key(key) == key
 
 
-def test_a_negative_size_is_refused() -> None:
-    """It would spoil every sum."""
+@pytest.mark.parametrize("size", [-1, MAX_COUNT + 1, 2**70])
+def test_a_size_that_none_can_be_is_refused(size: int) -> None:
+    """It would spoil every sum, or not fit its column."""
     with pytest.raises(InvalidInput) as raised:
-        checked_file({"r2_key": "k", "file_size": -1}, "files[0]")
+        checked_file({"r2_key": "k", "file_size": size}, "files[0]")
     assert raised.value.field == "files[0].file_size"
+
+
+def test_a_configuration_that_cannot_be_kept_is_refused() -> None:
+    """Its numbers have 64 bits at most."""
+    with pytest.raises(InvalidInput) as raised:
+        checked_file({"r2_key": "k", "processing_config": {"a": {"b": 2**64}}}, "files[0]")
+    assert raised.value.field == "files[0].processing_config.a.b"
+
+
+@pytest.mark.parametrize("kind", [dict, list])
+def test_nesting_has_a_limit(kind: type) -> None:
+    """What is passed back must be readable for everybody; the field is named, without its hundred levels."""
+    value: Any = 1
+    for _ in range(MAX_DEPTH):
+        value = {"a": value} if kind is dict else [value]
+    assert decode({"files": ["a"], "metadata": value})["metadata"] == value
+    with pytest.raises(InvalidInput) as raised:
+        decode({"files": ["a"], "metadata": [value]})
+    assert raised.value.field == "metadata"
 
 
 @pytest.mark.parametrize("wrong", [[], "TIFF_CONVERSION", ["NO_SUCH"], [["TIFF_CONVERSION"]], ["TIFF_CONVERSION"] * 2])

@@ -1,11 +1,16 @@
 """The duties, with stores that remember what they were asked."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from actors.assembly import Duty, rounds
 from actors.errors import Conflict, Unavailable
 from actors.maintenance import admit, expire, sweep, wake
+from actors.maintenance.base import Activator, Report
 from actors.rules.model import Job
 from actors.rules.states import JobState
 
@@ -23,8 +28,8 @@ class Store:
         self.asked.append(("overdue", now))
         return self.jobs.get("overdue", [])[:limit]
 
-    async def waiting(self, limit: int) -> list[Job]:
-        return self.jobs.get("waiting", [])[:limit]
+    async def waiting(self, limit: int, most_tasks: int = 10**9) -> list[Job]:
+        return [job for job in self.jobs.get("waiting", []) if job.tasks_total <= most_tasks][:limit]
 
     async def stalled(self, now: int, limit: int, far: int) -> list[Job]:
         return self.jobs.get("stalled", [])[:limit]
@@ -43,6 +48,7 @@ class Store:
         return 7
 
     async def admit(self, job_id: str, *, max_active: int, small_tasks: int, shared_hosts: int, now: int) -> str | None:
+        self.asked.append(("admit", job_id))
         if self.slots < 1:
             return "batches:0" if job_id.startswith("small") else None
         self.slots -= 1
@@ -63,7 +69,13 @@ class Calls:
 
 
 def jobs(*ids: str) -> list[Job]:
-    return [Job(id=i, state=JobState.QUEUED) for i in ids]
+    return [Job(id=i, state=JobState.QUEUED, tasks_total=1 if i.startswith("small") else 99) for i in ids]
+
+
+async def admitted(store: Store, activate: Calls, limit: int = 200) -> Report:
+    return await admit.run_once(
+        store, activate, Calls(), now=0, max_active=16, small_tasks=50, shared_hosts=2, intake_timeout_ms=9, limit=limit
+    )  # fmt: skip
 
 
 async def test_wake_activates_what_is_overdue_and_goes_on_after_a_failure() -> None:
@@ -101,6 +113,143 @@ async def test_admit_fails_intake_that_nobody_continues() -> None:
     )
     assert fail.jobs == ["left"]
     assert (report.done, report.failed) == (1, 1)
+
+
+async def test_small_jobs_behind_a_page_of_large_ones_are_placed() -> None:
+    """However many large jobs wait for a slot, small ones that are younger have places; no job is asked for twice."""
+    store, activate = Store(waiting=jobs("large1", "small1", "large2", "large3", "small2", "large4", "small3")), Calls()
+    store.slots = 0
+    report = await admitted(store, activate, limit=3)
+    assert sorted(activate.jobs) == ["small1", "small2", "small3"]
+    assert [job_id for what, job_id in store.asked if what == "admit"] == ["large1", "small1", "small2", "small3"]
+    assert report.done == 3
+
+
+async def test_a_page_of_large_jobs_without_a_slot_is_not_asked_for_again_at_once() -> None:
+    """One transaction tells that no slot is free; there is nothing more to do until the next round."""
+    store, activate = Store(waiting=jobs(*(f"large{i}" for i in range(10)))), Calls()
+    store.slots = 0
+    report = await admitted(store, activate, limit=5)
+    assert (report.done, report.more) == (0, False)
+    assert store.asked == [("admit", "large0")]
+
+
+async def test_a_full_page_of_placed_jobs_is_followed_by_the_next_at_once() -> None:
+    """As long as there are places, nobody waits for an interval."""
+    report = await admitted(Store(waiting=jobs(*(f"large{i}" for i in range(10)))), Calls(), limit=5)
+    assert (report.done, report.more) == (5, True)
+
+
+async def test_a_job_that_cannot_be_placed_stops_no_other() -> None:
+    """It was removed since it was listed, say; those behind it get their places."""
+
+    class Removed(Store):
+        async def admit(self, job_id: str, **more: Any) -> str | None:
+            if job_id == "gone":
+                raise Conflict
+            return await super().admit(job_id, **more)
+
+    activate = Calls()
+    report = await admitted(Removed(waiting=jobs("gone", "b")), activate)
+    assert (activate.jobs, report.done, report.failed) == (["b"], 1, 1)
+
+
+# --- hosts that hang, duties that break --------------------------------------------------------------
+
+
+async def test_a_job_that_cannot_be_woken_for_long_delays_no_other() -> None:
+    """While the hosts of two jobs hang, the three behind them are woken."""
+    woken, others = [], asyncio.Event()
+
+    async def activate(job_id: str) -> None:
+        if job_id in ("a", "b"):
+            await others.wait()  # without what comes behind, this would never end
+            raise Unavailable
+        woken.append(job_id)
+        if len(woken) == 3:
+            others.set()
+
+    async with asyncio.timeout(5):
+        report = await wake.run_once(Store(overdue=jobs(*"abcde")), activate, now=0, longest_ms=1)
+    assert (woken, report.done, report.failed) == (["c", "d", "e"], 3, 2)
+
+
+async def test_a_host_that_hangs_holds_up_no_round_and_is_asked_once() -> None:
+    """The round goes on without it; the activation that is under way is not begun a second time."""
+    asked: list[str] = []
+    answers = asyncio.Event()
+
+    async def activate(job_id: str) -> None:
+        asked.append(job_id)
+        await answers.wait()
+
+    patient = Activator(activate, patience_s=0.01)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await patient("a")
+    assert asked == ["a"]
+    answers.set()
+    while True:  # until the activation has ended: then it is begun anew
+        try:
+            await patient("a")
+            break
+        except Unavailable:
+            await asyncio.sleep(0)
+    assert asked == ["a", "a"]
+
+
+async def test_an_activation_that_fails_raises_what_it_failed_with() -> None:
+    """The round counts it, and the next one asks again."""
+    patient = Activator(Calls())
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            await patient("dead")
+
+
+async def test_a_duty_outlives_a_bug_in_a_round() -> None:
+    """Whatever a round raises, the next one comes."""
+    again = asyncio.Event()
+    begun: list[int] = []
+
+    async def broken() -> Report:
+        begun.append(1)
+        if len(begun) == 3:
+            again.set()
+        raise RuntimeError("nobody foresaw it")
+
+    running = asyncio.create_task(rounds(Duty("wake", 0.0, broken)))
+    async with asyncio.timeout(5):
+        await asyncio.wait([running, asyncio.create_task(again.wait())], return_when=asyncio.FIRST_COMPLETED)
+    assert again.is_set()
+    running.cancel()
+
+
+@pytest.mark.parametrize(
+    ("report", "at_once"),
+    [
+        (Report(duty="d", done=0, more=True), False),
+        (Report(duty="d", done=1, more=True), True),
+        (Report(duty="d", done=1, more=True, failed=1), False),
+        (Report(duty="d", done=1), False),
+    ],
+)
+async def test_a_round_follows_at_once_only_on_one_that_did_something(report: Report, at_once: bool) -> None:
+    """A page that is full of what cannot be done now is no reason to ask for it again and again."""
+    begun: list[int] = []
+
+    async def run_once() -> Report:
+        begun.append(1)
+        await asyncio.sleep(0)
+        return report
+
+    running = asyncio.create_task(rounds(Duty("d", 3600.0, run_once)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    running.cancel()
+    assert (len(begun) > 1) is at_once
+
+
+# --- expire, sweep -----------------------------------------------------------------------------------
 
 
 async def test_expire_removes_after_the_retention() -> None:

@@ -277,3 +277,44 @@ def test_socket_path_fits(name: str) -> None:
 def test_socket_path_of_a_plain_name() -> None:
     """A short name stays readable."""
     assert wire.socket_path(Path("/r"), "batches:1") == Path("/r/batches_1.sock")
+
+
+async def test_the_file_of_a_server_goes_with_it(run_dir: Path) -> None:
+    """What is left of an actor that has ended is no socket that nobody listens at."""
+    server = await wire.serve(run_dir / "a.sock", each(lambda request: request))
+    server.close()
+    assert list(run_dir.iterdir()) == []
+
+
+async def test_a_server_leaves_the_file_of_its_successor(run_dir: Path) -> None:
+    """A process that ends late does not make the one deaf that has taken its place."""
+    former = await wire.serve(run_dir / "a.sock", each(lambda request: request))
+    successor = await wire.serve(run_dir / "a.sock", each(lambda request: request))
+    former.close()
+    assert await wire.call_once(run_dir / "a.sock", {"n": 1}) == {"n": 1}
+    successor.close()
+
+
+async def test_a_client_tells_that_its_connection_has_ended(run_dir: Path) -> None:
+    """Whoever keeps clients by name learns that an actor has gone, without calling it."""
+    ended = asyncio.Event()
+    server = await wire.serve(run_dir / "a.sock", each(lambda request: request))
+    client = wire.Client(run_dir / "a.sock", on_end=ended.set)
+    await client.call({"n": 1})
+    server.close()
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+
+async def test_calls_that_were_given_up_take_no_place(run_dir: Path) -> None:
+    """A side that does not answer has many callers who give up: they do not count as waiting for ever."""
+    gate = Gate()
+    async with serving(run_dir / "a.sock", gate, max_waiting=2) as client:
+        out = asyncio.create_task(client.call({"n": 0}))
+        await gate.entered.wait()
+        for n in range(6):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.call({"n": n}), 0.01)
+        gate.open.set()
+        assert await out == 0
+        assert await client.call({"n": 9}) == 9

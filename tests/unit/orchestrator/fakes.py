@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import BatchExists, NotFound
+from actors.intake import decode
 from actors.rules.model import Job, Task
 
 SECRET = "callback-secret"
@@ -75,7 +76,7 @@ class FakeEngine:
         if self.failure is not None:
             raise self.failure
         if job_id not in self.store.jobs:
-            raise NotFound("No batch has this id.")
+            raise NotFound(f"No batch has the id {job_id}.")
         self.calls.append((job_id, request))
         return self.reply
 
@@ -87,10 +88,10 @@ class FakeEngine:
         return self.fleet_reply
 
     async def create(self, body: dict[str, Any] | bytes, owner: str | None) -> tuple[Job, bool]:
-        """New, unless the id is there: the same body is the same batch, another one is refused."""
+        """Checked as intake does. New, unless the id is there: the same body is the same batch, another is refused."""
         if self.failure is not None:
             raise self.failure
-        assert isinstance(body, dict)
+        body = decode(body)
         existing = self.store.jobs.get(body.get("batch_id", "made-up"))
         if existing is not None and existing.message != body:
             raise BatchExists
@@ -102,7 +103,7 @@ class FakeEngine:
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """A little of one."""
         if job_id not in self.store.jobs:
-            raise NotFound("No batch has this id.")
+            raise NotFound(f"No batch has the id {job_id}.")
         return {"TASK_ID": task_id, "BATCH_ID": job_id}
 
     async def health(self) -> dict[str, str]:
@@ -118,6 +119,12 @@ class FakeServeSettings:
     run_dir: Path
     host: str = "127.0.0.1"
     dashboard: bool = True
+    log_level: str = "INFO"
+
+    @property
+    def log_dir(self) -> Path:
+        """Beside the sockets."""
+        return self.run_dir / "logs"
 
 
 class OpenEngine(FakeEngine):

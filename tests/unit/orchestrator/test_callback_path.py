@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from actors.errors import Unavailable
@@ -12,6 +13,7 @@ from orchestrator.app import create_app
 from orchestrator.callback_path import CallbackMiddleware, Installed
 from tests.unit.orchestrator.fakes import SECRET, FakeEngine
 
+GOOD = b'{"task_id":"b1_tiff_0","batch_id":"b1","status":"success"'
 BODY: dict[str, Any] = {"task_id": "b1_tiff_0", "batch_id": "b1", "status": "success", "output_r2_key": "a.jpg"}
 
 
@@ -35,6 +37,21 @@ async def test_a_signed_callback_reaches_the_owner(http: httpx.AsyncClient, engi
     answer = await http.post(address(), json=BODY | {"unknown": 1})
     assert (answer.status_code, answer.json()) == (200, engine.reply)
     assert engine.calls == [("b1", {"op": "callback", "job": "b1", "run": 1, "attempt": 2, "body": BODY})]
+
+
+async def test_the_largest_numbers_pass(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """2^53 is a size, and what is measured may have 64 bits; all of it can cross the wire to the actor."""
+    body = BODY | {"output_file_size": 2**53, "performance": {"n": 2**64 - 1, "m": [-(2**63), 0.5, None, "x", True]}}
+    assert (await http.post(address(), json=body)).status_code == 200
+    ((_, request),) = engine.calls
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(request["body"])) == body
+
+
+async def test_a_long_error_is_cut(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """What a worker says of its failure is kept with the task: at most 2,000 characters of it."""
+    await http.post(address(), json=BODY | {"status": "error", "error": "ü" * 100_000})
+    ((_, request),) = engine.calls
+    assert request["body"]["error"] == "ü" * 2000
 
 
 async def test_the_former_secret_is_accepted(http: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -74,6 +91,13 @@ async def test_a_forged_callback_is_403_and_changes_nothing(
         (b'{"batch_id":"b1","status":"success"}', "task_id"),
         (b'{"task_id":"b1_tiff_0","batch_id":"b1","status":"maybe"}', "status"),
         (b'{"task_id":"b1_tiff_0","batch_id":"b1","status":"success","output_file_size":"1"}', "output_file_size"),
+        (GOOD + b',"output_file_size":9007199254740993}', "output_file_size"),
+        (GOOD + b',"pages":9223372036854775808}', "pages"),
+        (GOOD + b',"cpu_ms":1180591620717411303424}', "cpu_ms"),
+        (GOOD + b',"cpu_ms":-1}', "cpu_ms"),
+        (GOOD + b',"performance":{"a":[{"b":18446744073709551616}]}}', "performance.a[0].b"),
+        (GOOD + b',"performance":{"a":' + b"[" * 100 + b"]" * 100 + b"}}", "performance"),
+        (GOOD + b',"performance":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}", None),
         (b'{"task_id":"b1_tiff_0","batch_id":"other","status":"success"}', "batch_id"),
         (b'{"task_id":"other","batch_id":"b1","status":"success"}', "task_id"),
     ],

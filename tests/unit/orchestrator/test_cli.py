@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 
-from actors.settings import Settings
 from orchestrator.cli.main import main
 from orchestrator.cli.remote import Remote
 from orchestrator.cli.serving import ready_line
@@ -333,10 +332,9 @@ def test_list_of_nothing(service: Service, arke: Run, capsys: pytest.CaptureFixt
 
 def test_ready_line_tells_how_to_get_into_the_dashboard(tmp_path: Path) -> None:
     """Ray's dashboard asks a browser for a token: the one line that `serve` says names the file that holds it."""
-    settings = Settings.load({}, data_dir=tmp_path)
-    line = ready_line(settings, Ready("http://127.0.0.1:1", "http://127.0.0.1:2"))
-    assert f"http://127.0.0.1:2, its token is in {settings.run_dir / 'ray_token'}" in line
-    assert "token" not in ready_line(settings, Ready("http://127.0.0.1:1", None))
+    line = ready_line(Ready("http://127.0.0.1:1", "http://127.0.0.1:2", tmp_path / "the_token"))
+    assert f"http://127.0.0.1:2, its token is in {tmp_path / 'the_token'}" in line
+    assert "token" not in ready_line(Ready("http://127.0.0.1:1", None))
 
 
 def test_list_and_tasks_are_tables(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:

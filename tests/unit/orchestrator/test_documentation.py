@@ -3,8 +3,9 @@
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
-from orchestrator.routes import batches
+from orchestrator.routes import batches, documentation
 
 
 async def operations(http: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
@@ -28,3 +29,14 @@ async def test_an_operation_is_named_by_its_first_sentence(http: httpx.AsyncClie
     created = (await operations(http))["create_batches_post"]
     assert batches.create.__doc__ == f"{created['summary']}. {created['description']}"
     assert "description" not in (await operations(http))["status_status__job_id__get"]
+
+
+def test_a_route_without_a_sentence_keeps_its_name() -> None:
+    """A docstring that is missing costs the description, not the whole document."""
+    app = FastAPI(title="t")
+
+    async def some_route(key: int) -> None: ...
+
+    app.add_api_route("/x", some_route)
+    documentation.install(app)
+    assert app.openapi()["paths"]["/x"]["get"]["summary"] == "Some Route"

@@ -146,7 +146,8 @@ async def test_create_passes_unknown_fields_to_the_engine(http: httpx.AsyncClien
         (b'{"batch_id": "", "r2_prefix": "x/"}', "batch_id"),
         (b'{"r2_prefix": 1}', "r2_prefix"),
         (b'{"files": "x"}', "files"),
-        (b'{"files": [{}, 1]}', "files[1]"),
+        (b'{"r2_prefix": "x/", "metadata": {"n": [1, 1180591620717411303424]}}', "metadata.n[1]"),
+        (b'{"r2_prefix": "x/", "metadata": ' + b"[" * 101 + b"]" * 101 + b"}", "metadata"),
         (b'{"batch_id": "x"}', "files"),
         (b"[" * 20000, None),
     ],
@@ -159,6 +160,20 @@ async def test_an_invalid_creation_is_400_with_its_field(
     assert answer.status_code == 400
     assert (answer.json()["code"], answer.json().get("field")) == ("invalid_input", field)
     assert not engine.created
+
+
+async def test_a_file_may_be_its_key_alone(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """The short form of a list reaches intake: no second check stands before it."""
+    body = {"batch_id": "new", "files": ["s/0.tif"]}
+    assert (await http.post("/batches", json=body)).status_code == 202
+    assert engine.created == [(body, None)]
+
+
+async def test_an_unknown_batch_is_named_by_every_route(http: httpx.AsyncClient) -> None:
+    """Reads and orders say the same sentence."""
+    for method, path in (("GET", "/status/x"), ("GET", "/status/a.b"), ("POST", "/batches/x/cancel")):
+        name = path.split("/")[2]
+        assert (await http.request(method, path)).json()["error"] == f"No batch has the id {name}."
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -235,7 +250,7 @@ async def test_tasks_have_the_fields_of_the_contract(http: httpx.AsyncClient) ->
     [
         ("/batches/b1/cancel", b'{"reason": "wrong scans"}', 200, {"op": "cancel", "reason": "wrong scans"}),
         ("/batches/b1/cancel", b"", 200, {"op": "cancel", "reason": "by request"}),
-        ("/batches/b1/retry", b"", 202, {"op": "retry"}),
+        ("/batches/b1/retry", b"", 202, {"op": "retry", "after_run": 1}),
         ("/batches/b1/redeliver", b"", 202, {"op": "redeliver"}),
         ("/admin/reset/b1", b"", 200, {"op": "reset"}),
     ],

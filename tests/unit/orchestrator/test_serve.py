@@ -1,5 +1,6 @@
 """What is prepared for Ray and HAProxy before either is started."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,23 @@ def test_the_role_of_a_process_is_readable() -> None:
         assert serve.role_of(psutil.Process(child.pid)).startswith("python")
         child.communicate(b"\n")
     assert serve.role_of(psutil.Process(1)) != ""
+
+
+def test_session_folders_of_former_runs_are_removed(tmp_path: Path) -> None:
+    """All but the newest of Ray's folders go, which says why the run before ended; what others keep there stays."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    for age, name in enumerate(("session_b", "session_c", "session_a", "other")):
+        (tmp_path / "r" / name / "logs").mkdir(parents=True)
+        (tmp_path / "r" / name / "link").symlink_to(outside)
+        os.utime(tmp_path / "r" / name, (1_000 - age, 1_000 - age))
+    (tmp_path / "r" / "session_latest").symlink_to(outside)
+    serve.remove_sessions(tmp_path)
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"session_b", "other", "session_latest"}
+    assert (outside / "kept").exists()
+
+
+def test_a_first_start_has_no_session_folders(tmp_path: Path) -> None:
+    """Where Ray never ran there is nothing to remove."""
+    serve.remove_sessions(tmp_path)

@@ -210,7 +210,7 @@ class Book:
         assert isinstance(answer, Received)
         return answer
 
-    def lost(self, machine: str = "m-1", why: Literal["refused", "gone", "oom", "exited"] = "gone",
+    def lost(self, machine: str = "m-1", why: Literal["refused", "unmade", "gone", "exited"] = "gone",
              message: str = "It is gone.", **fields: Any) -> Turn:  # fmt: skip
         return self.turn(MachineLost(machine=machine, why=why, message=message, **fields))
 
@@ -220,8 +220,8 @@ class Book:
     def reset(self) -> Turn:
         return self.turn(WasReset())
 
-    def retry(self) -> Turn:
-        return self.turn(Retried())
+    def retry(self, after_run: int | None = None) -> Turn:
+        return self.turn(Retried(after_run=after_run or self.row.run))
 
     def redeliver(self) -> Turn:
         return self.turn(Redelivered())

@@ -142,7 +142,9 @@ def _machine_lost(event: MachineLost, turn: Turn) -> Iterator[str]:
     yield from _only({row.task_id for row in lost}, turn)
     for row in lost:
         new = turn.changed.get(row.task_id, (row, row))[1]
-        if event.why != "refused":
+        if event.why == "unmade":
+            yield from _is_given_back(row, new, turn, waits=False)
+        elif event.why != "refused":
             yield from _is_tried_again(row, new, turn)
         elif event.permanent:
             yield from _is_tried_again(row, new, turn, hopeless=True)

@@ -19,7 +19,7 @@ from actors.rules.effects import (
 from actors.rules.events import Cancelled, Leased, PhasePlanned, Retried, WorkTaken
 from actors.rules.model import PhaseCount
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, TaskStatus
-from actors.rules.task import replace
+from actors.rules.task import MAX_ERROR_CHARS, replace
 from tests.unit.actors.rules.book import POLICY, START, Book
 
 DELIVERS = replace(POLICY, delivers=True)
@@ -397,7 +397,7 @@ def test_after_a_crash_nothing_is_ended_at_once() -> None:
 def test_a_lost_machine_costs_a_try() -> None:
     """Gone, out of memory or exited: the task is tried again with the reason kept."""
     book = working()
-    book.lost(why="oom", message="Out of memory")
+    book.lost(why="exited", message="Out of memory")
     assert (book.task().status, book.task().tries, book.task().error) == (TaskStatus.PENDING, 1, "Out of memory")
 
 
@@ -425,6 +425,17 @@ def test_a_refused_machine_costs_no_try() -> None:
     assert (book.task().status, book.task().tries) == (TaskStatus.PENDING, 0)
     assert book.job.refused_since == START
     assert book.task().not_before > book.now
+
+
+def test_a_machine_that_was_never_asked_for_is_no_refusal() -> None:
+    """The fleet started again, twice and long apart, before it had asked the provider: the batch goes on."""
+    book = Book(1).running()
+    for n in range(3):
+        book.take(f"m-{n}")
+        book.lost(f"m-{n}", why="unmade", message="The fleet started again before the machine was made.")
+        assert (book.task().status, book.task().tries, book.task().not_before) == (TaskStatus.PENDING, 0, book.now)
+        book.pass_time(POLICY.spawn_give_up_ms + 1)
+    assert (book.job.state, book.job.refused_since) == (JobState.RUNNING, None)
 
 
 def test_refused_for_too_long_ends_the_batch() -> None:
@@ -564,10 +575,32 @@ def test_retry_needs_an_end_and_a_failure() -> None:
     assert isinstance(done().retry().answer, Refused)
 
 
+def test_a_retry_sent_again_begins_no_second_run() -> None:
+    """Its answer was lost: the same answer, while the new run waits and when it has ended."""
+    book = failed_and_retried()
+    assert book.retry(after_run=1).answer is None
+    book.cancel()
+    assert book.retry(after_run=1).answer is None
+    assert (book.job.state, book.job.run) == (JobState.CANCELLED, 2)
+    assert book.retry(after_run=2).answer is None
+    assert book.job.run == 3
+    assert isinstance(book.retry(after_run=1).answer, Refused)
+
+
+def test_a_reason_is_kept_up_to_a_length() -> None:
+    """What a worker or a provider says at length is cut, whether the task has failed or is tried again."""
+    book = working(2)
+    book.callback(status="error", error="x" * 250_000)
+    book.take("m-2", "c2")
+    book.callback(1, status="error", error="y" * 250_000, retryable=False)
+    for n, letter in enumerate("xy"):
+        assert book.task(n).error == letter * (MAX_ERROR_CHARS - 1) + "…"
+
+
 def test_retry_in_the_turn_of_the_cancel_runs_all_again() -> None:
     """What waited has failed with the run, by the job's row alone, and is pending in the next."""
     book = Book(2).running()
-    _, answer = book.turn(Cancelled(reason="now"), Retried()).answers
+    _, answer = book.turn(Cancelled(reason="now"), Retried(after_run=1)).answers
     assert answer is None
     assert (book.job.state, book.job.run, book.counters) == (JobState.QUEUED, 2, (2, 0, 0))
 
@@ -576,7 +609,7 @@ def test_cancel_in_the_turn_of_the_retry_ends_the_new_run() -> None:
     """The rows become the new run's, then fail in it."""
     book = working(2)
     book.cancel()
-    book.turn(Retried(), Cancelled(reason="after all"))
+    book.turn(Retried(after_run=1), Cancelled(reason="after all"))
     assert (book.job.state, book.job.run, book.counters) == (JobState.CANCELLED, 2, (2, 0, 2))
 
 

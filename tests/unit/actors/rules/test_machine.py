@@ -247,7 +247,7 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.told)
     @rule(
         index=INDEX,
-        why=st.sampled_from(["refused", "gone", "oom", "exited"]),
+        why=st.sampled_from(["refused", "unmade", "gone", "exited"]),
         permanent=st.booleans(),
         all_of_it=st.booleans(),
         hold=HOLD,
@@ -257,7 +257,7 @@ class Interleavings(RuleBasedStateMachine):
         self.happens(
             MachineLost(
                 machine=task.machine or "m-1",
-                why=cast(Literal["refused", "gone", "oom", "exited"], why),
+                why=cast(Literal["refused", "unmade", "gone", "exited"], why),
                 message=f"It was {why}.",
                 permanent=permanent,
                 task_id=None if all_of_it else task.task_id,
@@ -291,12 +291,16 @@ class Interleavings(RuleBasedStateMachine):
         newer = {task.task_id: (task.run, task.attempt) for task in flying.values()}
         return [t for t in self.told if t.run == newer.get(t.task_id, (0, 0))[0] and t.attempt < newer[t.task_id][1]]
 
-    @rule(kind=st.sampled_from(["retry", "retry", "retry", "redeliver", "cancel", "reset"]), hold=HOLD)
-    def operator(self, kind: str, hold: bool) -> None:
+    @rule(
+        kind=st.sampled_from(["retry", "retry", "retry", "redeliver", "cancel", "reset"]),
+        repeated=st.sampled_from([0, 0, 0, 1]), hold=HOLD,
+    )  # fmt: skip
+    def operator(self, kind: str, repeated: int, hold: bool) -> None:
+        """`repeated`: a retry of the run before is sent again, since its answer was lost."""
         events: dict[str, Callable[[], Event]] = {
             "cancel": lambda: Cancelled(reason="by request"),
             "reset": WasReset,
-            "retry": Retried,
+            "retry": lambda: Retried(after_run=max(1, self.book.row.run - repeated)),
             "redeliver": Redelivered,
         }
         self.happens(events[kind](), hold)

@@ -202,7 +202,7 @@ def test_what_a_turn_began_for_the_run_before_is_not_done() -> None:
     """`redeliver` and `retry` come together: run 1 is not told under its key with the rows of run 2."""
     book = ended()
     book.delivery("refused")
-    turn = book.turn(Redelivered(), Retried())
+    turn = book.turn(Redelivered(), Retried(after_run=1))
     assert book.job.run == 2
     assert turn.of(Deliver) == []
 

@@ -9,7 +9,7 @@ from actors import telemetry, wire
 from actors.channels.final_callback import FinalCallback
 from actors.clock import Clock
 from actors.directory import Directory, Ensure
-from actors.errors import ArkeError, Conflict, NotFound
+from actors.errors import ArkeError, CannotStart, Conflict, NotFound, Unavailable
 from actors.fleet import Fleet
 from actors.host import Host, task_environment
 from actors.intake import Intake
@@ -27,9 +27,11 @@ from actors.signing import load_or_make_secret, machine_token
 from actors.store import Store
 from worker import objects as worker_objects
 from worker.contract import Environment
-from worker.limits import cores
+from worker.limits import MB, cores, machine_memory
 
 HEALTH_TIMEOUT_S = 3.0
+MACHINES_SHARE = 0.75
+"""Of this machine's memory, for all machines that run on it together; the rest is the service's."""
 
 
 def policy(settings: Settings) -> Policy:
@@ -54,6 +56,22 @@ def secrets(settings: Settings) -> tuple[str, ...]:
     """The accepted callback secrets, the one that signs first."""
     current = settings.callback_secret or load_or_make_secret(settings.callback_secret_file)
     return (current, settings.callback_secret_former) if settings.callback_secret_former else (current,)
+
+
+def check(settings: Settings) -> None:
+    """Make or read the secret, and open the database: what would end each actor that needs it, again and again.
+
+    Raises CannotStart.
+    """
+    from actors.store.check import check as check_store  # SQL: other processes need none of it
+
+    try:
+        secrets(settings)
+    except ValueError as error:
+        raise CannotStart(f"In {settings.data_dir}: {error}") from error
+    except OSError as error:
+        raise CannotStart(f"{settings.callback_secret_file} cannot be used ({error.strerror}).") from error
+    check_store(settings.store)
 
 
 def store(settings: Settings, *, reads_file: bool = True) -> Store:
@@ -143,8 +161,9 @@ def fleet(settings: Settings, opened: Store, way: Directory, clock: Clock, provi
         # Four signs of life within the time after which silence counts as death.
         "WORKER_HEARTBEAT_S": str(max(1, settings.task_timeout_tiff_conversion // 4000)),
     }
-    if settings.machine_provider in ("ray", "subprocess"):  # the machines share the cores of this one
+    if settings.machine_provider in ("ray", "subprocess"):  # the machines share the cores and the memory of this one
         common["WORKER_CONVERSIONS"] = str(max(1, cores() // settings.max_machines))
+        common["WORKER_MEMORY_MB"] = str(max(1, int(machine_memory() * MACHINES_SHARE / MB) // settings.max_machines))
     return Fleet(
         opened,
         provider,
@@ -273,6 +292,8 @@ class Engine:
 async def _checked(check: Any, sentence: str) -> str:
     try:
         await asyncio.wait_for(check, HEALTH_TIMEOUT_S)
+    except Unavailable as error:  # says what does not go
+        return error.message
     except Exception:  # noqa: BLE001 - health tells, whatever is wrong
         return sentence
     return "ok"

@@ -14,7 +14,14 @@ ArkeError
 └── Fenced              never leaves the engine: another activation has taken over
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+CANNOT_WRITE: Final = "The store cannot write at the moment. Send the same request again."
+"""Of Unavailable where the disk is full or broken; also what /health then says of the store."""
+
+
+class CannotStart(Exception):
+    """The service cannot start before a person mends something; the text is a sentence that says what."""
 
 
 class ArkeError(Exception):

@@ -207,6 +207,10 @@ class Settings:
         }
         for name, value in computed.items():
             object.__setattr__(self, name, value)
+        if self.uses_s3 and not (self.r2_access_key_id and self.r2_secret_access_key):
+            raise InvalidSetting(
+                "R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY", "set where R2_ACCOUNT_ID or R2_ENDPOINT_URL is"
+            )
 
     @property
     def objects_dir(self) -> Path:

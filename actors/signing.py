@@ -37,23 +37,29 @@ def load_or_make_secret(path: Path) -> str:
 
     Raises ValueError for a file that holds no secret.
     """
+    if not path.exists():  # else nothing is written: a part starts again on a full disk, too
+        _make_secret(path)
+    secret = path.read_text().strip()
+    if len(secret) < LEAST_SECRET_CHARS:  # an empty key would let everybody sign
+        raise ValueError(f"{path.name} is empty or too short. Delete it: a new one is made at the next start.")
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    """Put a new secret in place as a whole. Raises OSError, and leaves nothing behind, where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32))
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+            file.flush()
+            os.fsync(file.fileno())
         os.link(draft, path)  # fails where another process was first: its secret counts
     except FileExistsError:
         pass
     finally:
         draft.unlink()
-    secret = path.read_text().strip()
-    if len(secret) < LEAST_SECRET_CHARS:  # an empty key would let everybody sign
-        raise ValueError(f"{path.name} is empty or too short. Delete it: a new one is made at the next start.")
-    return secret
 
 
 def _digest(secret: str, text: str) -> str:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +31,17 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Ledger:
-    """The record of living processes in a file, replaced as a whole, and written only when something changed."""
+    """The record of living processes in a file, replaced as a whole, and written only when something changed.
 
-    def __init__(self, path: Path) -> None:
+    A file that cannot be written ends nothing: `tell` gets one sentence, and the next call writes it.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
         self._path = path
+        self._tell = tell
         self._seen: dict[tuple[int, float], Seen] = {}
+        self._is_written = True
+        self._is_told = False
 
     def note(self, processes: Iterable[psutil.Process]) -> None:
         """Make the record say: these, and no others."""
@@ -45,8 +51,9 @@ class Ledger:
             if seen := self._seen.get(key) or _look(process, key[1]):
                 now[key] = seen
         if now.keys() != self._seen.keys():
-            self._seen = now
-            self._write()
+            self._seen, self._is_written = now, False
+        if not self._is_written:
+            self._try_to_write()
 
     def named(self, names: frozenset[str]) -> list[Seen]:
         """The recorded processes that bear one of these names."""
@@ -59,6 +66,16 @@ class Ledger:
         except (FileNotFoundError, msgspec.DecodeError):  # never written, or cut off: the marker finds them
             return []
         return [process for seen in recorded if (process := _still(seen)) is not None]
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            if not self._is_told:
+                self._tell(f"The service goes on, but cannot write {self._path}: {error.strerror}. It is tried again.")
+            self._is_told = True
+        else:
+            self._is_written, self._is_told = True, False
 
     def _write(self) -> None:
         draft = self._path.with_suffix(".new")

@@ -2,16 +2,20 @@
 
 `run` is the whole life of that process: settings of Ray and Serve into the environment, Ray, the engine's
 actors, two replicas of the front, one line on stdout when it serves, then waiting until SIGTERM or until
-Ray's own processes die. A supervisor outside starts it again (a GCS without Redis does not come back).
+Ray's own processes die. A supervisor outside starts it again (a GCS without Redis does not come back). Where
+it cannot serve, the line says why, and whether another start may mend it.
 
 Ray reads its settings when it is imported, so nothing here imports it at module level. Everything listens
 on 127.0.0.1 except, when asked, the front itself.
 """
 
+import errno
 import importlib
+import itertools
 import json
 import logging
 import os
+import random
 import secrets
 import shlex
 import shutil
@@ -28,6 +32,7 @@ import psutil
 from starlette.middleware import Middleware
 
 from actors import telemetry
+from actors.errors import CannotStart
 from actors.settings import Settings
 from orchestrator import processes
 from orchestrator.app import create_app
@@ -43,6 +48,11 @@ MIDDLEWARES: Final = "orchestrator.serve.middlewares"
 REPLICAS: Final = 2  # one alone is a gap of seven seconds when it dies
 PORTS_PER_SERVICE: Final = 200
 FIRST_REPLICA_PORT: Final = 20_000  # up to 32,000: below the range of ephemeral ports
+FIRST_PORT: Final = 20_000  # the ports below are those of the workers of other Rays (10,002 to 19,999)
+EPHEMERAL_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+FIRST_EPHEMERAL_PORT: Final = 32_768  # of Linux, where it is not set otherwise; elsewhere it is higher
+FEWEST_PORTS: Final = 1000  # to choose from; where fewer are below the ephemeral ones, it is among all
+WHY_CHARS: Final = 300
 SERVE_STOP_S: Final = 2.5  # requests under way are finished in this time; the supervisor waits 6 s for all of it
 RAY_STOP_S: Final = 1.5
 WATCH_S: Final = 0.5
@@ -84,13 +94,18 @@ def middlewares() -> list[Middleware]:
 def run(
     settings: ServeSettings,
     *,
+    check: str = "actors.assembly:check",
     start: str = "actors.ray_actors:start",
     connect: str = "actors.ray_actors:connect",
 ) -> int:
     """Serve until SIGTERM or SIGINT (0), or until Ray dies (1). Prints one JSON line when ready.
 
-    `start(settings)` makes the engine's actors, here; `connect(settings)` makes the Engine of a replica,
-    there. Both are named as `module:function`, because the replica imports them by itself.
+    `check(settings)` raises CannotStart for what is better known before Ray is up; `start(settings)` makes the
+    engine's actors, here; `connect(settings)` makes the Engine of a replica, there. All are named as
+    `module:function`, because the replica imports them by itself.
+
+    What else goes wrong before it serves is logged, told in one JSON line, and ends it (1). The process is then to
+    be left by `os._exit`: Ray's own handlers would wait a minute for a cluster that has ended.
     """
     stop = threading.Event()
     _set_on_signals(stop)
@@ -105,6 +120,7 @@ def run(
     os.environ.update(environment)
     code = 1
     try:
+        _load(check)(settings)
         dashboard_url = _start_ray(run_dir, settings.dashboard)
         _set_on_signals(stop)  # again: Ray has put handlers of its own in their place
         _load(start)(settings)
@@ -113,9 +129,12 @@ def run(
         _say_ready(settings, dashboard_url, run_dir)
         code = _wait(stop, vital)
         telemetry.event("service.stops", exit_code=code)
-        return code
+    except Exception as error:  # noqa: BLE001 - logged and told, before the end of Ray takes its time
+        telemetry.fault("service.cannot_serve")
+        _say_failed(error)
     finally:
         _shut_down(run_dir, orderly=code == 0)
+    return code
 
 
 def ray_environment(run_dir: Path, haproxy: str | None) -> dict[str, str]:
@@ -178,12 +197,38 @@ def replica_ports(run_dir: Path) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now, all different."""
-    held = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
+    """Ports of 127.0.0.1 that are free now, all different.
+
+    They are bound only seconds later, so they are not ephemeral ones, which any connection may take meanwhile, and
+    at random, so that services that start together seldom choose the same. Raises OSError where there are too few.
+    """
+    tried = random.sample(candidate_ports(_first_ephemeral_port()), k=FEWEST_PORTS)
+    found = list(itertools.islice(filter(_is_free, tried), count))
+    if len(found) < count:
+        raise OSError(errno.EADDRINUSE, f"there are no {count} free ports")
+    return found
+
+
+def candidate_ports(first_ephemeral: int) -> range:
+    """The ports that are not ephemeral where these begin at `first_ephemeral`; all, where those are too few."""
+    below = range(FIRST_PORT, first_ephemeral)
+    return below if len(below) >= FEWEST_PORTS else range(FIRST_PORT, 65_536)
+
+
+def _first_ephemeral_port() -> int:
+    """As the system says; only Linux has the file."""
+    try:
+        return int(EPHEMERAL_RANGE.read_text().split()[0])
+    except FileNotFoundError:
+        return FIRST_EPHEMERAL_PORT
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def write_wrapper(path: Path, haproxy: str, ports: Iterable[int]) -> Path:
@@ -336,8 +381,26 @@ def _say_ready(settings: ServeSettings, dashboard_url: str | None, run_dir: Path
         "pids": pids_by_role(processes_of(run_dir)),
     }
     telemetry.event("service.ready", url=ready["url"], dashboard=dashboard_url)
-    sys.stdout.write(json.dumps(ready) + "\n")
+    _say(ready)
+
+
+def _say_failed(error: Exception) -> None:
+    """Tell the supervisor why, and whether another start, with other ports, may mend it."""
+    _say({"ready": False, "why": sentence_of(error), "again": not isinstance(error, CannotStart)})
+
+
+def _say(line: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
+
+
+def sentence_of(error: Exception) -> str:
+    """An exception in one line; of one that was raised in an actor, the line of its cause, without its traceback."""
+    if isinstance(error, CannotStart):
+        return str(error)
+    cause = getattr(error, "cause", None) or error
+    said = next((line.strip() for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {said}"[:WHY_CHARS].rstrip(": ")
 
 
 def _wait(stop: threading.Event, vital: Mapping[str, psutil.Process]) -> int:

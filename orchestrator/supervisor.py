@@ -24,21 +24,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import psutil
 
 from actors import telemetry
+from actors.errors import CANNOT_WRITE
 from actors.settings import Settings
 from orchestrator import processes
 from orchestrator.tail import followed
 
-DRIVER: Final = (sys.executable, "-m", "orchestrator.serve")
+DRIVER: Final = (sys.executable, "-P", "-m", "orchestrator.serve")
+"""Without -P the current folder would be searched first, and its files be taken for modules."""
 RAY_VITAL: Final = frozenset({"gcs_server", "raylet"})
+T = TypeVar("T")
 
 
 class CannotServe(Exception):
     """The service cannot start; the text is one sentence for a person."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """What the driver said when it could not serve: one sentence, and whether another start may mend it."""
+
+    why: str
+    again: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +68,10 @@ class Ready:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Times in seconds. HAProxy is started again by Serve within 10 s, so `silent_s` must be more than that."""
+    """Times in seconds. HAProxy is started again by Serve within 10 s, so `silent_s` must be more than that.
+
+    `first_starts` is how often the service is started before it counts as one that cannot be.
+    """
 
     look_s: float = 1.0
     idle_look_s: float = 3.0
@@ -66,6 +80,7 @@ class Limits:
     silent_s: float = 20.0
     degraded_s: float = 60.0
     start_s: float = 120.0
+    first_starts: int = 3
     grace_s: float = 6.0
     backoff_s: float = 1.0
     longest_backoff_s: float = 30.0
@@ -90,8 +105,8 @@ class Supervisor:
         limits: Limits | None = None,
     ) -> None:
         self._settings = settings
-        self._say = say
-        self._on_ready = on_ready
+        self._say = _unless_full(say)
+        self._on_ready = _unless_full(on_ready)
         self._log_path = log
         self._command = tuple(command)
         self._vital = vital
@@ -104,7 +119,7 @@ class Supervisor:
         self._is_reaper = False
         self._driver: _Driver | None = None
         self._was_ready = False
-        self._ledger = processes.Ledger(self._folder / "pids.json")
+        self._ledger = processes.Ledger(self._folder / "pids.json", tell=self._say)
 
     def stop(self) -> None:
         """End the service; a second call skips the time that is given to it. Safe in a signal handler."""
@@ -129,8 +144,9 @@ class Supervisor:
 
     def _keep_running(self, log: IO[bytes]) -> None:
         backoff_s = self._limits.backoff_s
-        reason, lost_at = "", 0.0
+        reason, lost_at, starts = "", 0.0, 0
         while not self._stopping():
+            starts += 1
             begun = time.monotonic()
             self._driver = _Driver(self._command, self._environment(), log, self._wake)
             trouble = self._await_ready(self._driver)
@@ -139,7 +155,7 @@ class Supervisor:
                 trouble = self._watch(self._driver)
             if self._stopping():
                 return
-            if not self._was_ready:
+            if not self._was_ready and (starts >= self._limits.first_starts or not self._driver.may_start_again):
                 raise CannotServe(f"The service could not start: {trouble}{self._see_log()}.")
             lost_at = lost_at if reason and not self._driver.ready else time.monotonic()
             reason = trouble or "it ended"
@@ -155,8 +171,8 @@ class Supervisor:
         deadline = time.monotonic() + self._limits.start_s
         while not self._stopping() and driver.ready is None:
             self._look(driver)
-            if (code := driver.exit_code()) is not None:
-                return _ended(code)
+            if trouble := self._lost(driver):
+                return trouble
             if time.monotonic() > deadline:
                 return f"it was not ready after {self._limits.start_s:.0f} s"
             self._pause(min(self._limits.look_s, deadline - time.monotonic() + 0.01))
@@ -182,6 +198,10 @@ class Supervisor:
 
     def _lost(self, driver: "_Driver") -> str | None:
         if (code := driver.exit_code()) is not None:
+            driver.read_out()
+        if driver.failure is not None:
+            return driver.failure.why.rstrip(".")
+        if code is not None:
             return _ended(code)
         driver.vital |= {seen.pid: seen for seen in self._ledger.named(self._vital)}
         for seen in driver.vital.values():
@@ -267,7 +287,7 @@ class Supervisor:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         if self._log_path.exists() and self._log_path.stat().st_size > 50_000_000:
             self._log_path.replace(self._log_path.with_suffix(".1"))
-        with open(self._log_path, "ab") as log:
+        with open(self._log_path, "ab", buffering=0) as log:  # what a full disk refuses is not kept for later
             yield log
 
     def _require_free_port(self) -> None:
@@ -283,7 +303,9 @@ class Supervisor:
             raise CannotServe(f"Cannot listen on port {port} of {host}: {error.strerror}.") from None
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | self._settings.to_environ() | {processes.MARKER: self._mark, "PYTHONUNBUFFERED": "1"}
+        path = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        own = {processes.MARKER: self._mark, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path)}
+        return os.environ | self._settings.to_environ() | own
 
     def _see_log(self) -> str:
         return f" (see {self._log_path})" if self._log_path else ""
@@ -309,6 +331,7 @@ class _Driver:
         self, command: Sequence[str], environ: dict[str, str], log: IO[bytes], wake: Callable[[], None]
     ) -> None:
         self.ready: Ready | None = None
+        self.failure: Failure | None = None
         self.vital: dict[int, processes.Seen] = {}
         self._log = log
         self._wake = wake
@@ -324,8 +347,16 @@ class _Driver:
         self._reader = threading.Thread(target=self._read, name="driver-output", daemon=True)
         self._reader.start()
 
+    @property
+    def may_start_again(self) -> bool:
+        return self.failure is None or self.failure.again
+
     def exit_code(self) -> int | None:
         return self._process.poll()
+
+    def read_out(self) -> None:
+        """Wait until what an ended driver said is read; not long, since others may have inherited its output."""
+        self._reader.join(timeout=1)
 
     def terminate(self) -> None:
         self._process.terminate()
@@ -337,21 +368,32 @@ class _Driver:
         self._reader.join(timeout=2)
 
     def _read(self) -> None:
-        """Standard output: the ready line is understood, everything else goes to the log."""
+        """Standard output: what it says of its start is understood, everything else goes to the log."""
         assert self._process.stdout is not None
         with self._process.stdout as output:
             for line in output:
-                if self.ready is None and (said := _ready(line)) is not None:
+                said = _said(line) if self.ready is None else None
+                if isinstance(said, Ready):
                     self.ready = said
-                    self._wake()
+                elif said is not None:
+                    self.failure = said
                 else:
-                    self._log.write(line)
-                    self._log.flush()
+                    self._write(line)
+                    continue
+                self._wake()
         self._wake()
+
+    def _write(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the log has a gap, and the output must be read on
+            self._log.write(line)
+            self._log.flush()
 
 
 class _Health:
-    """Asks GET /health, and says when the service has been silent or degraded for too long."""
+    """Asks GET /health, and says when the service has been silent or degraded for too long.
+
+    A full disk does not count: another start mends nothing, and might not succeed on it, while this one still reads.
+    """
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
@@ -363,28 +405,29 @@ class _Health:
         """None as long as it may go on."""
         if time.monotonic() - self._asked < self._limits.health_every_s:
             return None
-        status = self._ask()
+        said = self._ask()
         now = self._asked = time.monotonic()
-        self._heard = now if status is not None else self._heard
-        self._well = now if status == 200 else self._well
+        if said is not None:
+            self._heard = now
+            if said["status"] == "ok" or said.get("store") == CANNOT_WRITE:
+                self._well = now
         if now - self._heard > self._limits.silent_s:
             return f"it did not answer for {now - self._heard:.0f} s"
         if now - self._well > self._limits.degraded_s:
             return f"it was not healthy for {now - self._well:.0f} s"
         return None
 
-    def _ask(self) -> int | None:
-        """The status of /health; None when nothing, or not the service itself, answered."""
+    def _ask(self) -> dict[str, Any] | None:
+        """The answer of /health; None when nothing, or not the service itself, answered."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=self._limits.health_timeout_s)
         try:
             connection.request("GET", "/health")
-            response = connection.getresponse()
-            is_ours = "status" in json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError, TypeError):
+            said = json.loads(connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError):
             return None
         finally:
             connection.close()
-        return response.status if is_ours else None
+        return said if isinstance(said, dict) and "status" in said else None
 
 
 def handle_signals(supervisor: Supervisor) -> None:
@@ -393,13 +436,26 @@ def handle_signals(supervisor: Supervisor) -> None:
         signal.signal(number, lambda *_: supervisor.stop())
 
 
-def _ready(line: bytes) -> Ready | None:
+def _unless_full(say: Callable[[T], None]) -> Callable[[T], None]:
+    """`say`, where output that cannot be written (a full disk, a closed terminal) ends nothing."""
+
+    def said(what: T) -> None:
+        with contextlib.suppress(OSError):
+            say(what)
+
+    return said
+
+
+def _said(line: bytes) -> Ready | Failure | None:
+    """What a line of the driver says of its start; None for every other line."""
     try:
         said: Any = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(said, dict) or said.get("ready") is not True:
+    if not isinstance(said, dict) or not isinstance(said.get("ready"), bool):
         return None
+    if not said["ready"]:
+        return Failure(str(said.get("why")), bool(said.get("again")))
     token_file = said.get("dashboard_token_file")
     return Ready(str(said["url"]), said.get("dashboard") or None, Path(token_file) if token_file else None)
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from types import FrameType
 
-from worker import loop
+from worker import loop, urls
 
 DESCRIPTION = """\
 Runs tasks of an Arke orchestrator: downloads, converts, uploads, reports.
@@ -18,8 +18,9 @@ Runs tasks of an Arke orchestrator: downloads, converts, uploads, reports.
 Without --pull it runs the task that its environment names (TASK_ID, BATCH_ID, INPUT_R2_KEY, CALLBACK_URL, and
 OBJECTS_DIR or R2_* for the objects), then others as long as there are any and CLAIM_URL is set.
 
-With --pull it asks an orchestrator for work until it is stopped. It brings its own access to the objects:
-OBJECTS_DIR, or R2_ENDPOINT_URL, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY and R2_BUCKET.
+With --pull it asks an orchestrator for work until it is stopped. It needs one of its WORKER_KEYS (--key or WORKER_KEY)
+and brings its own access to the objects: OBJECTS_DIR, the orchestrator's folder of objects, or R2_ENDPOINT_URL or
+R2_ACCOUNT_ID with R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY and R2_BUCKET. Without that it does not start.
 
 Ctrl-C and SIGTERM give open tasks back; that costs them no try.
 """
@@ -55,7 +56,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--key", help="one of its WORKER_KEYS (default: WORKER_KEY from the environment)")
     parser.add_argument("--name", help="name of this worker in the list of machines (default: made up)")
     parser.add_argument("--concurrency", type=int, metavar="N", help="tasks at once (default: WORKER_CONCURRENCY, 2)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.pull is not None and not urls.is_valid(options.pull):
+        parser.error("--pull needs an address such as http://127.0.0.1:8787")
+    return options
 
 
 def _environment(options: argparse.Namespace) -> dict[str, str]:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from worker import web
+from worker import urls, web
 from worker.contract import Callback, CallbackAnswer, Claim, ClaimAnswer, Environment
-from worker.errors import Refused, Retired, Unavailable, Undelivered
+from worker.errors import Refused, Retired, Unavailable, Undelivered, one_line
 
 log = logging.getLogger("worker.callback")
 
@@ -116,8 +116,8 @@ def _persist(
             stopping, deadline = True, min(deadline, now + grace_s)
         wait_s = _backoff(tries, reply)
         if now + wait_s > deadline:
-            raise Undelivered(f"{web.place(url)}: {problem}, after {tries + 1} tries in {now - begun:.0f} s")
-        log.info("[Worker] %s: %s; again in %.1f s", web.place(url), problem, wait_s)
+            raise Undelivered(f"{urls.place(url)}: {problem}, after {tries + 1} tries in {now - begun:.0f} s")
+        log.info("[Worker] %s: %s; again in %.1f s", urls.place(url), problem, wait_s)
         tries += 1
         _pause(wait_s, stop)
 
@@ -163,4 +163,4 @@ def _reason(reply: web.Reply) -> str:
         text = str(json.loads(reply.body)["error"])
     except (ValueError, KeyError, TypeError):
         text = ""
-    return f"{reply.status} {text}".strip()[:300]
+    return f"{reply.status} {one_line(text)}".strip()

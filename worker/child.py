@@ -3,6 +3,7 @@
 Whatever ends the process becomes one sentence, and an error that says whether another try can help. Needs POSIX.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -39,7 +40,7 @@ from worker.frames import (
 )
 from worker.kinds.base import Measured
 from worker.kinds.tiff import Converted, Options
-from worker.limits import exhausted, tells_of_memory
+from worker.limits import BASE_BYTES, exhausted, killed, tells_of_memory
 
 log = logging.getLogger("worker.child")
 
@@ -62,7 +63,7 @@ class Child:
 
     def __init__(self, memory_bytes: int | None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.isolated", str(memory_bytes or 0)],
+            [sys.executable, "-P", "-m", "worker.isolated", str(memory_bytes or 0)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,6 +78,7 @@ class Child:
         self._ending = threading.Lock()
         self._complaints = b""
         self._watched = True
+        self._is_status_lost = False
         self.was_ready = False
         self.cpu_s = 0.0
 
@@ -105,10 +107,11 @@ class Child:
 
     def kill(self) -> None:
         """Ends it, whatever it does. A process that is over already is not signalled again: its number may be
-        another's by now."""
+        another's by now. (Popen.kill would collect its status, and with it the processor time.)"""
         with self._ending:
             if self._process.returncode is None:
-                self._process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._process.pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Ends it if it still runs, and closes the pipes; `cpu_s` and `verdict` are final then."""
@@ -118,9 +121,9 @@ class Child:
             pipe.close()
 
     @property
-    def status(self) -> int:
-        """As subprocess's: minus the signal, or the exit code."""
-        return self._process.returncode or 0
+    def status(self) -> int | None:
+        """As subprocess's: minus the signal, or the exit code. None: it is lost, or the process still runs."""
+        return None if self._is_status_lost else self._process.returncode
 
     @property
     def complaints(self) -> str:
@@ -159,7 +162,8 @@ class Child:
             try:
                 pid, status, usage = os.wait4(self._process.pid, flags)
             except ChildProcessError:  # somebody ignores SIGCHLD in this process: the status is lost
-                self._process.returncode = -signal.SIGKILL
+                self._process.returncode = 0
+                self._is_status_lost = True
                 return True
             if pid == 0:
                 return False
@@ -177,7 +181,7 @@ class Conversation:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._deadline = time.monotonic() + timeout_s
-        self._pixels: int | None = None
+        self._asked: Hold | None = None
 
     def run(self, source: Path, target: Path) -> Done | Failed:
         """The child's answer. Raises Cancelled, LimitExceeded where the time is up, or Ended; after each of them the
@@ -189,8 +193,8 @@ class Conversation:
                 match self._next():
                     case Ready():
                         self._child.was_ready = True
-                    case Hold(pixels):
-                        self._child.send(self._granted(pixels, held))
+                    case Hold() as wish:
+                        self._child.send(self._granted(wish, held))
                     case Release():
                         held.close()
                     case Done() | Failed() as answer:
@@ -207,10 +211,14 @@ class Conversation:
     def verdict(self) -> WorkerError:
         """Why a child ended without an answer."""
         status, complaints = self._child.status, self._child.complaints
-        if status == -signal.SIGKILL or tells_of_memory(complaints):
+        if tells_of_memory(complaints):
             return self._exhausted()
+        if status == -signal.SIGKILL:
+            return self._killed()
         if status == -signal.SIGXCPU:
             return self._too_long()
+        if status is None:
+            return Unavailable("The converter's process ended, and the system does not say of what")
         if not self._child.was_ready:
             last = complaints.splitlines()[-1:] or [f"exit code {status}"]
             return Unavailable(f"{DOES_NOT_START}: {last[0]}")
@@ -229,14 +237,15 @@ class Conversation:
             if message is not None:
                 return message
 
-    def _granted(self, pixels: int, held: ExitStack) -> Go:
+    def _granted(self, wish: Hold, held: ExitStack) -> Go:
         """Waits until the picture fits into the memory, which does not count as time of the conversion."""
-        self._pixels = pixels
-        if self._options.memory is None:
+        self._asked = wish
+        memory = self._options.memory
+        if memory is None:
             return Go()
         begun = time.monotonic()
         try:
-            held.enter_context(self._options.memory.hold(pixels, self._options.cancelled))
+            held.enter_context(memory.hold(wish.pixels, self._options.cancelled, extra=wish.extra))
         except LimitExceeded as error:
             return Go(refusal=str(error))
         self._deadline += time.monotonic() - begun
@@ -252,7 +261,19 @@ class Conversation:
         return known(answer.sentence)
 
     def _exhausted(self) -> LimitExceeded:
-        return LimitExceeded(exhausted(self._pixels, self._memory_bytes))
+        pixels, extra = self._wish()
+        return LimitExceeded(exhausted(pixels, self._memory_bytes, extra=extra, base_bytes=self._base_bytes()))
+
+    def _killed(self) -> LimitExceeded:
+        pixels, extra = self._wish()
+        return LimitExceeded(killed(pixels, extra=extra, base_bytes=self._base_bytes()))
+
+    def _wish(self) -> tuple[int | None, float]:
+        """The picture's pixels, None where its header was not read yet, and what each needs beyond the usual."""
+        return (self._asked.pixels, self._asked.extra) if self._asked is not None else (None, 0.0)
+
+    def _base_bytes(self) -> int:
+        return self._options.memory.base_bytes if self._options.memory is not None else BASE_BYTES
 
     def _too_long(self) -> LimitExceeded:
         return LimitExceeded(f"The conversion took longer than {self._timeout_s:g} s, the limit")

@@ -1,29 +1,26 @@
 """Converts many files on this machine, some at a time: threads, each with a converter of its own.
 
 Every file ends in a `Result`; whatever happens to one, the others go on. Only a full disk ends the work early, because
-every further file would fail of it. When the caller stops listening, what is under way is given up and leaves no trace.
+every further file would fail of it. When it is stopped, what is under way is given up and leaves no trace, and what was
+done by then is told.
 """
 
 import contextlib
-import errno
-import os
 import queue
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from worker import space
 from worker.errors import BadInput, Cancelled, WorkerError, sentence
 from worker.folder import Job
 from worker.kinds.tiff import Converted, Options
 from worker.ledger import Ledgers, Occupied, Stamp
-
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-SPACE_BYTES: Final = 256 * 1024
-"""Where so much cannot be written any more, the disk is full."""
 
 
 class Converts(Protocol):
@@ -92,36 +89,82 @@ def plan_of(jobs: Sequence[Job], order: Order, ledgers: Ledgers) -> Plan:
     return made
 
 
-def work(
-    jobs: Sequence[Job], order: Order, ledgers: Ledgers, *, hands: int, make: Callable[[], Converts]
-) -> Generator[Result, None, None]:
-    """The results, in the order in which the files end. Fewer than there are jobs where the disk is full. To be closed
-    (`contextlib.closing`): that stops what is under way, and returns when nothing of it is left."""
-    crew = _Crew(jobs, order, ledgers)
-    converters = [make() for _ in range(min(hands, len(jobs)))]
-    threads = [
-        threading.Thread(target=crew.run, args=(converter,), name=f"convert-{number}")
-        for number, converter in enumerate(converters)
-    ]
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in threads:
-            yield from iter(crew.results.get, None)
-    finally:
-        order.options.cancelled.set()
+class _Sign(Enum):
+    """What comes among the results."""
+
+    ENDED = auto()
+    """A thread has nothing more to do."""
+    STOP = auto()
+
+
+class Work:
+    """The work on many files, which can be stopped."""
+
+    def __init__(
+        self, jobs: Sequence[Job], order: Order, ledgers: Ledgers, *, hands: int, make: Callable[[], Converts]
+    ) -> None:
+        self._hands = min(hands, len(jobs))
+        self._make = make
+        self._cancelled = order.options.cancelled
+        self._crew = _Crew(jobs, order, ledgers)
+        self.was_stopped = False
+        """Whether `stop` came before the last file had ended."""
+
+    def stop(self) -> None:
+        """Ends the work early, from whatever thread; also from a signal handler, since a queue's `put` may interrupt
+        its own `get`."""
+        self._crew.results.put(_Sign.STOP)
+
+    def results(self) -> Generator[Result, None, None]:
+        """In the order in which the files end: all, or those that had ended when the disk was full or the work was
+        stopped. To be closed (`contextlib.closing`): that gives up what is under way, and returns when nothing of it is
+        left."""
+        converters = [self._make() for _ in range(self._hands)]
+        threads = [
+            threading.Thread(target=self._crew.run, args=(converter,), name=f"convert-{number}")
+            for number, converter in enumerate(converters)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            yield from self._until_ended()
+        finally:
+            self._end(converters, threads)
+        yield from self._rest()
+
+    def _until_ended(self) -> Iterator[Result]:
+        """The results until all threads have ended, or `stop` was called."""
+        at_work = self._hands
+        while at_work and not self.was_stopped:
+            match self._crew.results.get():
+                case Result() as result:
+                    yield result
+                case _Sign.ENDED:
+                    at_work -= 1
+                case _Sign.STOP:
+                    self.was_stopped = True
+
+    def _end(self, converters: Sequence[Converts], threads: Sequence[threading.Thread]) -> None:
+        self._cancelled.set()
         for converter in converters:
             converter.close()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
 
+    def _rest(self) -> Iterator[Result]:
+        """What the threads told while they were being stopped: JPEGs that were put in their places all the same."""
+        while not self._crew.results.empty():
+            told = self._crew.results.get()
+            if isinstance(told, Result):
+                yield told
+
 
 class _Crew:
     """What the threads share."""
 
     def __init__(self, jobs: Sequence[Job], order: Order, ledgers: Ledgers) -> None:
-        self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[Result | _Sign] = queue.SimpleQueue()
         self._order = order
         self._ledgers = ledgers
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
@@ -130,7 +173,7 @@ class _Crew:
             self._jobs.put(job)
 
     def run(self, converter: Converts) -> None:
-        """One thread: file after file, then None."""
+        """One thread: file after file, then the sign that it has ended."""
         try:
             while not (self._enough.is_set() or self._order.options.cancelled.is_set()):
                 result = self._one(self._jobs.get_nowait(), converter)
@@ -140,7 +183,7 @@ class _Crew:
         except (queue.Empty, Cancelled):
             pass  # nothing is left, or nothing more is wanted
         finally:
-            self.results.put(None)
+            self.results.put(_Sign.ENDED)
 
     def _one(self, job: Job, converter: Converts) -> Result:
         begun, size = time.monotonic(), 0
@@ -153,19 +196,13 @@ class _Crew:
             raise
         except Exception as error:  # noqa: BLE001 - one file must not end the others, whatever it is
             seconds = time.monotonic() - begun
-            return Result(job=job, size=size, seconds=seconds, error=explained(error), disk_full=_is_full(error))
+            return Result(job=job, size=size, seconds=seconds, error=explained(error), disk_full=space.is_full(error))
 
     def _convert(self, job: Job, read: Stamp, converter: Converts) -> Converted:
         ledger, options = self._ledgers.of(job.target), self._order.options
         with ledger.draft() as draft, _plain(job.source, draft) as (source, target):
-            try:
+            with space.suspected(target):
                 made = converter.convert(source, target, options)
-            except Cancelled:
-                raise
-            except WorkerError as error:
-                _check_space(draft)
-                error.args = (str(error).replace(str(target), "the JPEG"),)
-                raise
             if options.cancelled.is_set():
                 raise Cancelled("stopped")
             recorded = self._order.recorded
@@ -199,16 +236,3 @@ def explained(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"The JPEG cannot be written: {error.strerror}"
     return str(error) if isinstance(error, Occupied | WorkerError) else sentence(error)
-
-
-def _check_space(draft: Path) -> None:
-    """After a failure: raises the OSError that libvips hides behind "write error" where the disk is full, or the user's
-    share of it. What the failed conversion has written still takes its space."""
-    with draft.open("ab") as file:
-        file.write(bytes(SPACE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in FULL

@@ -11,9 +11,14 @@ Undelivered          a callback or claim that did not get through: logged, exit 
 Retired              the service asked this machine to exit
 """
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
 
 MAX_MESSAGE_CHARS = 2000
+FOREIGN_CHARS: Final = 200
+"""So much is passed on of what a server said."""
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+_PATH: Final = re.compile(r"(?<![\w.])/[^\s/'\"<>]+(?:/[^\s/'\"<>]*)*")
 
 
 class WorkerError(Exception):
@@ -66,3 +71,10 @@ def sentence(error: BaseException) -> str:
     if not isinstance(error, WorkerError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text[:MAX_MESSAGE_CHARS]
+
+
+def one_line(text: str) -> str:
+    """What a server said, fit to be passed on: one line without control characters, URLs and paths, and not long."""
+    plain = "".join(character if character.isprintable() else " " for character in text[:MAX_MESSAGE_CHARS])
+    shown = " ".join(_PATH.sub("(path)", _URL.sub("(URL)", plain)).split())
+    return shown if len(shown) <= FOREIGN_CHARS else f"{shown[: FOREIGN_CHARS - 1]}…"

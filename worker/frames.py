@@ -4,7 +4,7 @@ stdin and stdout.
     parent                               child
                                      <-  Ready()            the libraries are loaded
     Convert(source, target, options) ->
-                                     <-  Hold(pixels)       the header was read: may this picture be decoded?
+                                     <-  Hold(pixels, …)    the header was read: may this picture be decoded?
     Go(refusal)                      ->                     once the memory is free; or why it never will be
                                      <-  Release()          its memory is free again
                                      <-  Done or Failed
@@ -42,9 +42,10 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Hold(msgspec.Struct, tag=True, frozen=True):
-    """A picture of so many pixels is about to be decoded."""
+    """A picture of so many pixels is about to be decoded, which takes `extra` bytes a pixel beyond what all do."""
 
     pixels: int
+    extra: float = 0.0
 
 
 class Release(msgspec.Struct, tag=True, frozen=True):

@@ -45,6 +45,9 @@ from worker.limits import MB, MemoryGate, tells_of_memory
 WORKING_BYTES: Final = 64 * MB
 """Beside the picture: stacks of threads, which count in full, and buffers of decoder and encoder."""
 
+OOM_SCORE: Final = 500
+"""Added, of 1000, to what Linux reckons when it chooses a process to end."""
+
 
 class _Asking(MemoryGate):
     """The child's memory gate: the parent decides."""
@@ -54,9 +57,9 @@ class _Asking(MemoryGate):
         self._say = say
 
     @contextmanager
-    def hold(self, pixels: int, cancelled: threading.Event) -> Iterator[None]:
+    def hold(self, pixels: int, cancelled: threading.Event, *, extra: float = 0.0) -> Iterator[None]:
         """Raises LimitExceeded with the parent's refusal."""
-        self._say(Hold(pixels))
+        self._say(Hold(pixels, extra))
         answer = self._inbox.get()
         if isinstance(answer, Go) and answer.refusal is not None:
             raise LimitExceeded(answer.refusal)
@@ -70,6 +73,7 @@ def main() -> None:
     """Converts what the parent asks for until stdin ends. The argument: bytes that conversions may allocate, 0 for as
     many as there are."""
     _leave_signals_to_the_parent()
+    _be_ended_first()
     out = _private_stdout()
     inbox: queue.SimpleQueue[ToChild] = queue.SimpleQueue()
     threading.Thread(target=_read_stdin, args=(inbox,), daemon=True).start()
@@ -115,6 +119,12 @@ def _leave_signals_to_the_parent() -> None:
     """A terminal and some providers signal the whole group; the parent gives its tasks back first."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _be_ended_first() -> None:
+    """Where the machine runs out of memory the kernel shall end this process and not the parent, which reports it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
 def _private_stdout() -> IO[bytes]:

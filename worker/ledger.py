@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -24,12 +25,21 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from worker import space
+
 LEDGER_NAME: Final = ".arke-convert.jsonl"
 DRAFT_PREFIX: Final = ".arke-draft-"
 
 
 class Occupied(Exception):
     """Something stands where the JPEG would go that is not an earlier result of the same file; the text says what."""
+
+
+class UnusableLedger(Occupied):
+    """What stands in the ledger's place is no plain file, or may not be opened; the text says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{LEDGER_NAME}, in which what was done is kept, cannot be used: {reason}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,9 @@ class Ledger:
 
     def is_done(self, source: Path, target: Path, options: dict[str, Any]) -> bool:
         """Whether `target` is the result of `source` as it is now, with these options. Raises Occupied where it is
-        something else than a result of `source`; OSError where `source` cannot be looked at."""
+        something else than a result of `source`, or the ledger is unusable; OSError where `source` cannot be looked
+        at."""
+        self._check_usable()
         entry = self.result(source, target)
         return entry is not None and entry.read == Stamp.of(source) and entry.options == options
 
@@ -103,8 +115,9 @@ class Ledger:
     @contextlib.contextmanager
     def draft(self) -> Iterator[Path]:
         """An empty file in the folder, to be filled and published; it is gone at the end. Locked, so that another run
-        sees that somebody is at work on it. Raises OSError."""
+        sees that somebody is at work on it. Raises OSError; UnusableLedger, since it could not be published."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._check_usable()
         self._sweep()
         path = self._folder / f"{DRAFT_PREFIX}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -129,7 +142,7 @@ class Ledger:
         draft.replace(target)
 
     def _append(self, entry: Entry) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             line = entry.line()
             if os.write(descriptor, line) < len(line):
@@ -156,7 +169,7 @@ class Ledger:
     def _refresh(self) -> None:
         """Reads the lines that were appended since."""
         try:
-            with self._path.open("rb") as file:
+            with os.fdopen(self._open(os.O_RDONLY), "rb") as file:
                 file.seek(self._read_bytes)
                 lines = file.read()
         except FileNotFoundError:
@@ -166,6 +179,25 @@ class Ledger:
         for line in whole.splitlines():
             if (entry := Entry.parse(line)) is not None:
                 self._entries.setdefault(entry.output, []).append(entry)
+
+    def _check_usable(self) -> None:
+        """Raises UnusableLedger. A folder that is not there or not open to us is told by what needs it."""
+        with contextlib.suppress(OSError):
+            os.close(self._open(os.O_RDONLY))
+
+    def _open(self, flags: int) -> int:
+        """Never by way of a link: whoever may write to the folder could have other files written to. Nor is a pipe
+        waited for. Raises OSError; UnusableLedger where something is there that cannot be opened."""
+        try:
+            descriptor = os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if space.is_full(error) or not os.path.lexists(self._path):
+                raise
+            raise UnusableLedger(_kind_of(self._path) or error.strerror or str(error)) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise UnusableLedger(_kind_of(self._path) or "it is no regular file")
+        return descriptor
 
     def _name_of(self, source: Path) -> str:
         """Relative, so that folders that are moved together keep their history."""
@@ -198,12 +230,21 @@ class Ledgers:
 def _remove_if_abandoned(draft: Path) -> None:
     """A draft that somebody works on is locked."""
     with contextlib.suppress(OSError):  # gone, not ours, or on a file system without locks: it stays
-        descriptor = os.open(draft, os.O_RDONLY)
+        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe is not waited for
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             draft.unlink()
         finally:
             os.close(descriptor)
+
+
+def _kind_of(path: Path) -> str | None:
+    """What it is, if it is no regular file."""
+    if path.is_symlink():
+        return "it is a symbolic link, and is not followed"
+    if path.is_dir():
+        return "it is a folder"
+    return None if path.is_file() else "it is no regular file"
 
 
 def _flush(path: Path) -> None:

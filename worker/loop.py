@@ -13,27 +13,24 @@ import contextlib
 import http.client
 import logging
 import random
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
-from worker import callback, kinds, objects
+from worker import callback, kinds, objects, scratch, urls
 from worker.contract import MAX_CLAIM_WAIT_MS, Callback, CallbackAnswer, CallbackStatus, Claim, Environment
 from worker.errors import BadInput, Cancelled, Refused, Retired, Unavailable, Undelivered, WorkerError, sentence
 from worker.isolation import Converters
 from worker.kinds.base import Context, Outcome
-from worker.limits import MemoryGate, memory_for_pictures
-from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
+from worker.limits import MemoryGate, base_bytes, memory_for_pictures
+from worker.settings import TASK_VARIABLES, InvalidSetting, WorkerSettings, missing_task_variables, task_environment
 
 log = logging.getLogger("worker.loop")
 
@@ -48,16 +45,42 @@ def run(env: Mapping[str, str], *, stop: threading.Event) -> int:
     """Runs tasks until there are no more, the machine is spent, or `stop` is set. Returns the exit code: 1 when the
     environment is not valid, the only task failed, or a report did not get through; else 0."""
     try:
-        settings = WorkerSettings.load(env)
-    except InvalidSetting as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    missing = missing_task_variables(env)
-    by_claim = settings.claim_url is not None and len(missing) == 4
-    if missing and not by_claim:
-        sys.stderr.write(f"Missing required environment variables: {', '.join(missing)}\n")
-        return 1
+        settings, by_claim = _checked(env)
+    except (InvalidSetting, WorkerError) as error:
+        return _refused_to_start(env, str(error), stop)
+    scratch.sweep()
     return _Machine(env, settings, stop).run(first=None if by_claim else dict(env))
+
+
+def _checked(env: Mapping[str, str]) -> tuple[WorkerSettings, bool]:
+    """The settings, and whether the first task is to be claimed. Raises InvalidSetting or WorkerError for a machine
+    that could not report, or would fail every task: one that claims brings its own way to the objects."""
+    settings = WorkerSettings.load(env)
+    missing = missing_task_variables(env)
+    by_claim = settings.claim_url is not None and len(missing) == len(TASK_VARIABLES)
+    if settings.claim_url is not None:
+        urls.split(settings.claim_url, "CLAIM_URL")
+    if by_claim:
+        objects.check({name: value for name, value in env.items() if name not in ("INPUT_URL", "OUTPUT_URL")})
+    elif missing:
+        raise InvalidSetting(f"Missing required environment variables: {', '.join(missing)}")
+    else:
+        urls.split(env["CALLBACK_URL"], "CALLBACK_URL")
+    return settings, by_claim
+
+
+def _refused_to_start(env: Mapping[str, str], fault: str, stop: threading.Event) -> int:
+    """Says why on the terminal and, where the environment holds a task, in its callback: another machine may do it.
+    Returns the exit code."""
+    sys.stderr.write(f"{fault}\n")
+    if missing_task_variables(env) or not urls.is_valid(env["CALLBACK_URL"]):
+        return 1
+    report = Callback(task_id=env["TASK_ID"], batch_id=env["BATCH_ID"], status="error", error=fault)
+    try:
+        callback.deliver(env["CALLBACK_URL"], report, give_up_s=WorkerSettings.callback_s, stop=stop)
+    except Undelivered as error:
+        log.error("[Worker] %s", error)
+    return 1
 
 
 @dataclass
@@ -68,6 +91,7 @@ class _Open:
     begun: float
     cancelled: threading.Event = field(default_factory=threading.Event)
     spoken: float = 0.0
+    is_speaking: bool = False
     _settled: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,8 +117,8 @@ class _Machine:
         self._env = env
         self._settings = settings
         self._stop = stop
-        memory_bytes = memory_for_pictures(settings.memory_mb)
-        self._memory = MemoryGate(memory_bytes)
+        memory_bytes = memory_for_pictures(settings.memory_mb, settings.conversions)
+        self._memory = MemoryGate(memory_bytes, base_bytes=base_bytes(settings.conversions))
         self._converters = Converters(settings.conversions, memory_bytes=memory_bytes, timeout_s=settings.task_max_s)
         self._begun = time.monotonic()
         self._cpu_begun = time.process_time()
@@ -220,8 +244,7 @@ class _Machine:
     def _perform(self, task: _Open) -> Outcome:
         perform = kinds.find(task.env.get("KIND") or "tiff")
         store = objects.from_environment(task.env)
-        folder = Path(tempfile.mkdtemp(prefix="arke-worker-"))
-        try:
+        with scratch.folder() as folder:
             return perform(
                 Context(
                     env=task.env,
@@ -230,10 +253,9 @@ class _Machine:
                     memory=self._memory,
                     converters=self._converters,
                     cancelled=task.cancelled,
+                    transfer_s=self._settings.task_max_s,
                 )
             )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _deliver(self, task: _Open, report: Callback, takes_next: bool) -> CallbackAnswer:
         if takes_next:
@@ -245,6 +267,8 @@ class _Machine:
         missing = missing_task_variables(env)
         if missing:
             raise Undelivered(f"the orchestrator sent a task without {', '.join(missing)}")
+        if not urls.is_valid(env["CALLBACK_URL"]):
+            raise Undelivered("the orchestrator sent a task whose CALLBACK_URL is not a valid URL")
         task = _Open(env, begun=time.monotonic())
         with self._lock:
             self._tasks.append(task)
@@ -273,9 +297,9 @@ class _Machine:
         settings, age_s = self._settings, time.monotonic() - self._begun
         if self._retired.is_set() or self._begun_tasks >= settings.max_tasks or age_s >= settings.max_age_s:
             return True
-        if settings.cpu_burst_s is None and settings.cpu_rate is None:
+        if settings.cpu_burst_s is None:
             return False
-        allowed_s = (settings.cpu_burst_s or 0.0) + (settings.cpu_rate or 0.0) * age_s
+        allowed_s = settings.cpu_burst_s + (settings.cpu_rate or 0.0) * age_s
         return time.process_time() - self._cpu_begun + self._converters.cpu_s > allowed_s
 
     def _claim(self) -> Environment | None:
@@ -348,20 +372,27 @@ class _Machine:
             return list(self._tasks)
 
     def _signs_of_life(self) -> None:
-        """Says "running" for each task that has run for a while; ends those that are no longer wanted."""
+        """Says "running" for each task that has run for a while, in threads of their own: one that gets no answer must
+        keep back neither the others nor a stop. A task whose last sign is under way gives no further one."""
         for task in self._open_tasks():
             now = time.monotonic()
-            if task.is_settled or now - max(task.begun, task.spoken) < self._settings.heartbeat_s:
+            if task.is_settled or task.is_speaking or now - max(task.begun, task.spoken) < self._settings.heartbeat_s:
                 continue
-            task.spoken = now
-            try:
-                unwanted = callback.heartbeat(task.env["CALLBACK_URL"], task.say("running"))
-            except BadInput as error:
-                log.warning("[Worker] sign of life of %s: %s", task.env["TASK_ID"], error)
-                continue
-            if unwanted and task.settle():
-                log.info("[Worker] task %s is no longer wanted", task.env["TASK_ID"])
-                task.cancelled.set()
+            task.spoken, task.is_speaking = now, True
+            threading.Thread(target=self._sign_of_life, args=(task,), name="sign-of-life", daemon=True).start()
+
+    def _sign_of_life(self, task: _Open) -> None:
+        """One; ends the task where the answer says that it is no longer wanted."""
+        try:
+            unwanted = callback.heartbeat(task.env["CALLBACK_URL"], task.say("running"))
+        except BadInput as error:
+            log.warning("[Worker] sign of life of %s: %s", task.env["TASK_ID"], error)
+            return
+        finally:
+            task.is_speaking = False
+        if unwanted and task.settle():
+            log.info("[Worker] task %s is no longer wanted", task.env["TASK_ID"])
+            task.cancelled.set()
 
     def _give_back(self) -> None:
         """Reports every open task as `released`, all at once, and ends them."""

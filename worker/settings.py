@@ -9,11 +9,12 @@
 | WORKER_IDLE_S | s | 5 | how long to ask for work before exiting (`inf`: for ever) |
 | WORKER_MAX_TASKS | tasks | 1000 | retire after as many |
 | WORKER_MAX_AGE_S | s | 3600 | retire after this time |
-| WORKER_CPU_BURST_S, WORKER_CPU_RATE | s, cores | unlimited | processor seconds to begin with, and cores sustained |
+| WORKER_CPU_BURST_S | s | unlimited | processor seconds after which the machine is spent |
+| WORKER_CPU_RATE | cores | 0 | so many more for each second of its age; only with WORKER_CPU_BURST_S |
 | WORKER_CALLBACK_S | s | 120 | how long a callback is tried: longer than a restart of the service takes |
 | WORKER_HEARTBEAT_S | s | 15 | a task that runs longer says so at this interval: a quarter of the task time-out |
 | WORKER_MEMORY_MB | MB | the machine's | memory that conversions may use together |
-| WORKER_TASK_MAX_S | s | 600 | the longest one conversion may take; the service's TASK_MAX_MS_TIFF |
+| WORKER_TASK_MAX_S | s | 600 | the longest conversion, download and upload; the service's TASK_MAX_MS_TIFF |
 | WORKER_KINDS | | tiff | kinds of task to claim, separated by commas |
 """
 
@@ -58,6 +59,9 @@ class WorkerSettings:
     def load(cls, env: Mapping[str, str]) -> "WorkerSettings":
         """Reads `env`. Raises InvalidSetting."""
         kinds = tuple(part.strip() for part in env.get("WORKER_KINDS", "tiff").split(",") if part.strip())
+        burst_s, rate = _optional(env, "WORKER_CPU_BURST_S"), _optional(env, "WORKER_CPU_RATE")
+        if rate is not None and burst_s is None:
+            raise InvalidSetting("WORKER_CPU_RATE needs WORKER_CPU_BURST_S: without it the machine is spent at once")
         concurrency = int(_number(env, "WORKER_CONCURRENCY", 2, least=1, most=256))
         return cls(
             claim_url=env.get("CLAIM_URL") or None,
@@ -68,8 +72,8 @@ class WorkerSettings:
             idle_s=_number(env, "WORKER_IDLE_S", 5),
             max_tasks=int(_number(env, "WORKER_MAX_TASKS", 1000, least=1, most=10**9)),
             max_age_s=_number(env, "WORKER_MAX_AGE_S", 3600),
-            cpu_burst_s=_optional(env, "WORKER_CPU_BURST_S"),
-            cpu_rate=_optional(env, "WORKER_CPU_RATE"),
+            cpu_burst_s=burst_s,
+            cpu_rate=rate,
             callback_s=_number(env, "WORKER_CALLBACK_S", 120),
             heartbeat_s=_number(env, "WORKER_HEARTBEAT_S", 15, least=0.01),
             memory_mb=None if (megabytes := _optional(env, "WORKER_MEMORY_MB")) is None else int(megabytes),

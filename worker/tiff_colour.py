@@ -1,14 +1,11 @@
 """From decoded samples to sRGB: sharp's steps (`to_srgb`), and before them what sharp gets wrong (`put_right`)."""
 
+import math
 from typing import Any, Final
 
-from worker import tiff_tags, vips
+from worker import tiff_channels, tiff_tags, vips
 from worker.tiff_tags import Directory
 
-_COLOURS: Final = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3, 9: 3}
-"""Channels that make the colour, by the photometric interpretation; all others are extra ones."""
-_ALPHA: Final = (1, 2)
-"""Of ExtraSamples: associated (libvips divides it out) and unassociated alpha. 0 is data of any meaning."""
 _YCBCR, _CIELAB, _ICCLAB = 6, 8, 9
 _JPEG: Final = (6, 7)
 _D50: Final = [96.4250, 100.0, 82.4680]
@@ -65,12 +62,11 @@ def put_right(image: Any, tags: Directory, notes: list[str]) -> Any:
 
 def _without_extra_channels(image: Any, tags: Directory, notes: list[str]) -> Any:
     """ExtraSamples (tag 338) decides: sharp takes any channel after the colours for alpha, and flattens on black."""
-    colours = _COLOURS.get(tags.photometric if tags.photometric is not None else -1, image.bands)
+    colours = tiff_channels.colours(tags, image.bands)
     if image.bands != tags.samples or image.bands <= colours:
         return image
-    meanings = tags.values(tiff_tags.EXTRA_SAMPLES)
-    alphas = [colours + place for place, meaning in enumerate(meanings) if meaning in _ALPHA]
-    kept = [*range(colours), *[band for band in alphas[:1] if band < image.bands]]
+    alpha = tiff_channels.alpha(tags)
+    kept = [*range(colours), *([alpha] if alpha is not None else [])]
     if len(kept) == image.bands:
         return image
     count = image.bands - len(kept)
@@ -83,7 +79,7 @@ def _without_extra_channels(image: Any, tags: Directory, notes: list[str]) -> An
 
 def is_plain_lab(tags: Directory) -> bool:
     """Whether LAB is read as plain channels. libvips itself reads 16-bit CIELAB of three channels in one plane, and
-    floating point, and sharp is right there."""
+    floating point. It takes their white for D65, all others here are taken for D50: sharp's bytes are kept there."""
     if tags.photometric not in (_CIELAB, _ICCLAB) or tags.bits not in (8, 16) or tags.samples < 3:
         return False
     return tags.photometric == _ICCLAB or tags.bits == 8 or tags.samples != 3 or tags.is_planar
@@ -92,18 +88,18 @@ def is_plain_lab(tags: Directory) -> bool:
 def _from_lab(image: Any, tags: Directory) -> Any:
     """LAB of D50, perhaps with alpha, to sRGB. CIELAB has signed a and b; ICCLAB has an offset, and in 16 bits white at
     0xFF00 (TIFF 6.0, section 23, and Adobe's notes)."""
-    lightness, a, b = image[0], image[1], image[2]
+    lightness, a, b = image[0].copy(format="uchar" if tags.bits == 8 else "ushort"), image[1], image[2]
     steps = 1 if tags.bits == 8 else 256
     if tags.photometric == _ICCLAB:
         white = 255 * steps
-        a, b = (channel / steps - 128 for channel in (a, b))
+        a, b = (channel.copy(format=lightness.format) / steps - 128 for channel in (a, b))
     else:
         white = 255 if tags.bits == 8 else 65535
         a, b = (channel.copy(format="char" if tags.bits == 8 else "short") / steps for channel in (a, b))
     xyz = (lightness * (100 / white)).bandjoin([a, b]).copy(interpretation="lab").Lab2XYZ(temp=_D50)
     rgb = xyz.recomb(vips.load().Image.new_from_array(_D50_TO_D65)).copy(interpretation="xyz").colourspace("srgb")
     if image.bands > 3:
-        alpha = image[3] if tags.bits == 8 else image[3] / 257
+        alpha = image[3].copy(format=lightness.format) / (1 if tags.bits == 8 else 257)
         rgb = rgb.bandjoin(alpha.rint().cast("uchar"))
     return _without_profile(rgb)
 
@@ -124,7 +120,7 @@ def _from_ycbcr(image: Any, tags: Directory) -> Any:
     wide = image.format == "ushort"
     full, middle = (65535, 32768) if wide else (255, 128)
     levels = tags.values(tiff_tags.REFERENCE_BLACK_WHITE)
-    low, high, *chroma = levels if len(levels) == 6 else (0, full, middle, full, middle, full)
+    low, high, *chroma = levels if _are_valid(levels) else (0, full, middle, full, middle, full)
     factors = [
         full / (high - low),
         *[(full - middle) / (most - least) for least, most in zip(chroma[::2], chroma[1::2], strict=True)],
@@ -138,6 +134,19 @@ def _from_ycbcr(image: Any, tags: Directory) -> Any:
     rgb = centred.recomb(vips.load().Image.new_from_array(matrix)).rint().cast(image.format)
     rgb = rgb.bandjoin(image[3]) if image.bands > 3 else rgb
     return rgb.copy(interpretation="rgb16" if wide else "srgb")
+
+
+def has_invalid_levels(tags: Directory) -> bool:
+    """Whether ReferenceBlackWhite is there and says nothing."""
+    return tiff_tags.REFERENCE_BLACK_WHITE in tags.entries and not _are_valid(
+        tags.values(tiff_tags.REFERENCE_BLACK_WHITE)
+    )
+
+
+def _are_valid(levels: tuple[float, ...]) -> bool:
+    """Six numbers, of which each black is below its white."""
+    pairs = zip(levels[::2], levels[1::2], strict=False)
+    return len(levels) == 6 and all(math.isfinite(high - low) and low < high for low, high in pairs)
 
 
 def _without_profile(image: Any) -> Any:

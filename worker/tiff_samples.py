@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from worker import tiff_tags
+from worker import tiff_channels, tiff_tags
 from worker.errors import BadInput
 from worker.tiff_tags import Directory
 
@@ -38,25 +38,45 @@ def scaled(image: Any, tags: Directory, extremes: Callable[[], tuple[float, floa
     """The picture in 16 bits, and the note about it. `extremes` decodes the picture for its lowest and highest sample,
     and is called only where the type's range is the last resort. Raises BadInput."""
     name = _NAMES[image.format]
-    low, high = _said(tags) or _of_type(image.format, name, extremes)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if image.format in _INTEGERS and tiff_channels.has_associated_alpha(tags):
+        raise BadInput(f"The image has {name} samples multiplied by alpha, which are not supported")
+    low, high = _said(tags, _colours(tags)) or _of_type(image.format, name, extremes)
+    if not _is_range(low, high):
         raise BadInput(f"The image has {name} samples, and the range that the file gives them is not valid")
-    values = (image - low) * (65535 / (high - low))
-    if tags.photometric == 0:
-        values = 65535 - values
+    ends = [(low, high)] * image.bands
+    if tiff_channels.alpha(tags) is not None:
+        ends[-1] = _of_alpha(image.format, tags)
+    values = (image - [least for least, _ in ends]) * [65535 / (most - least) for least, most in ends]
+    values = tiff_channels.inverted(values, tags, 65535)
     kind = "cmyk" if image.interpretation == "cmyk" else "rgb16" if image.bands >= 3 else "grey16"
     return values.rint().cast("ushort").copy(
         interpretation=kind
     ), f"{name} samples were scaled from {low:g} to {high:g}"
 
 
-def _said(tags: Directory) -> tuple[float, float] | None:
-    """The range that the file names; one for all channels, so that the balance of colours stays."""
+def _colours(tags: Directory) -> slice:
+    return slice(0, tiff_channels.colours(tags, tags.samples))
+
+
+def _of_alpha(kind: str, tags: Directory) -> tuple[float, float]:
+    """Alpha has the range that the file names for it, else that of its type, 0 to 1 in floating point: what is said
+    once, for all channels, is said of the colours."""
+    band = tiff_channels.alpha(tags) or 0
+    own = _said(tags, slice(band, band + 1)) if band else None
+    return own if own is not None and _is_range(*own) else _INTEGERS.get(kind, (0, 1))
+
+
+def _said(tags: Directory, channels: slice) -> tuple[float, float] | None:
+    """The range that the file names for these channels; one for all, so that the balance of colours stays."""
     for low_tag, high_tag in _TAGS:
-        lows, highs = tags.values(low_tag), tags.values(high_tag)
+        lows, highs = tags.values(low_tag)[channels], tags.values(high_tag)[channels]
         if lows and highs:
             return min(lows), max(highs)
     return None
+
+
+def _is_range(low: float, high: float) -> bool:
+    return math.isfinite(low) and math.isfinite(high) and low < high
 
 
 def _of_type(kind: str, name: str, extremes: Callable[[], tuple[float, float]]) -> tuple[float, float]:

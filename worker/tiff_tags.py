@@ -6,7 +6,7 @@ decoder says what is wrong with it. Names and defaults are those of TIFF 6.0.
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final
 
@@ -21,6 +21,8 @@ SAMPLES_PER_PIXEL: Final = 277
 MIN_SAMPLE_VALUE: Final = 280
 MAX_SAMPLE_VALUE: Final = 281
 PLANAR: Final = 284
+STRIP_OFFSETS: Final = 273
+STRIP_BYTE_COUNTS: Final = 279
 PREDICTOR: Final = 317
 TILE_WIDTH: Final = 322
 TILE_OFFSETS: Final = 324
@@ -29,6 +31,13 @@ EXTRA_SAMPLES: Final = 338
 SAMPLE_FORMAT: Final = 339
 S_MIN_SAMPLE_VALUE: Final = 340
 S_MAX_SAMPLE_VALUE: Final = 341
+JPEG_PROCESS: Final = 512
+JPEG_STREAM: Final = 513
+JPEG_STREAM_BYTES: Final = 514
+JPEG_RESTART_INTERVAL: Final = 515
+JPEG_Q_TABLES: Final = 519
+JPEG_DC_TABLES: Final = 520
+JPEG_AC_TABLES: Final = 521
 YCBCR_COEFFICIENTS: Final = 529
 YCBCR_SUBSAMPLING: Final = 530
 REFERENCE_BLACK_WHITE: Final = 532
@@ -126,6 +135,30 @@ class Directory:
         pointer = struct.pack(self.order + ("Q" if self.big else "I"), at)
         return entry.offset, head + (values.ljust(self._field_bytes, b"\0") if values else pointer)
 
+    def with_value(self, tag: int, value: int) -> "Directory":
+        """The same tags, of which `tag` has the one value `value`."""
+        changed = replace(self.entries[tag], kind=LONG, count=1, values=(value,))
+        return replace(self, entries={**self.entries, tag: changed})
+
+    def all_values(self, path: Path, tag: int) -> tuple[int, ...]:
+        """All the values of a list of unsigned integers, for instance the offsets of the tiles; empty where the tag is
+        absent, of another type or beyond the end of the file."""
+        entry = self.entries.get(tag)
+        if entry is None or entry.kind not in _UNSIGNED:
+            return ()
+        code = f"{self.order}{entry.count}{_CODES[entry.kind]}"
+        with path.open("rb") as file:
+            file.seek(entry.offset + self._head_bytes)
+            field_bytes = file.read(self._field_bytes)
+            size = struct.calcsize(code)
+            if size <= self._field_bytes:
+                return struct.unpack_from(code, field_bytes)
+            (place,) = struct.unpack(self.order + ("Q" if self.big else "I"), field_bytes)
+            if place + size > path.stat().st_size:
+                return ()
+            file.seek(place)
+            return struct.unpack(code, file.read(size))
+
     @property
     def _head_bytes(self) -> int:
         return 12 if self.big else 8
@@ -154,7 +187,10 @@ def _read(file: IO[bytes]) -> Directory:
     big = version == 43
     if big:
         _unpack(file, order + "HH")
-    return Directory(order=order, big=big, entries=dict(_entries(file, order, big=big)))
+    entries: dict[int, Entry] = {}
+    for tag, entry in _entries(file, order, big=big):
+        entries.setdefault(tag, entry)  # of a tag that is there twice libtiff takes the first
+    return Directory(order=order, big=big, entries=entries)
 
 
 def _entries(file: IO[bytes], order: str, *, big: bool) -> Iterator[tuple[int, Entry]]:
@@ -197,6 +233,7 @@ def _unpack(file: IO[bytes], code: str) -> tuple[int, ...]:
 _WANTED: Final = frozenset(
     {SUBFILE_TYPE, WIDTH, HEIGHT, BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES_PER_PIXEL,
      MIN_SAMPLE_VALUE, MAX_SAMPLE_VALUE, PLANAR, PREDICTOR, TILE_WIDTH, EXTRA_SAMPLES, SAMPLE_FORMAT,
-     S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE, YCBCR_COEFFICIENTS, YCBCR_SUBSAMPLING, REFERENCE_BLACK_WHITE}
+     S_MIN_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE, JPEG_PROCESS, JPEG_STREAM, JPEG_STREAM_BYTES,
+     JPEG_RESTART_INTERVAL, YCBCR_COEFFICIENTS, YCBCR_SUBSAMPLING, REFERENCE_BLACK_WHITE}
 )  # fmt: skip
 """The tags whose values are read; of the others only the place is."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from worker import tiff_colour, tiff_tags, vips
+from worker import tiff_channels, tiff_colour, tiff_tags, vips
 from worker.limits import MAX_SIDE
 from worker.tiff_tags import Directory
 
@@ -125,9 +125,11 @@ def _open_planes(source: Path, tags: Directory, fail_on: str) -> Any:
     planes = [_open(source, tags, _plane_patches(source, tags, number), fail_on) for number in range(tags.samples)]
     joined = planes[0].bandjoin(planes[1:])
     kind = "multiband" if tiff_colour.is_plain_lab(tags) else _interpretation(tags, wide=tags.bits > 8)
-    inverted = {0: 65535 if tags.bits > 8 else 255}.get(tags.first(tiff_tags.PHOTOMETRIC, 1))
-    values = (inverted - joined).cast(joined.format) if inverted else joined
-    return values.copy(interpretation=kind)
+    full = {"uchar": 255, "ushort": 65535}.get(joined.format)
+    if full is None:  # tiff_samples inverts, when it knows the range
+        return tiff_channels.divided(joined, tags, 1).copy(interpretation=kind)
+    values = tiff_channels.inverted(joined, tags, full).cast(joined.format)
+    return tiff_channels.divided(values, tags, full).copy(interpretation=kind)
 
 
 def _plane_patches(source: Path, tags: Directory, number: int) -> dict[int, bytes]:
@@ -218,7 +220,8 @@ def _joined(samples: list[Any]) -> Any:
 def _scaled(samples: Any, tags: Directory) -> Any:
     wide = tags.bits > 8
     full, most = 65535 if wide else 255, (1 << tags.bits) - 1
-    values = most - samples if tags.photometric == 0 else samples
+    values = tiff_channels.inverted(samples, tags, most).cast(samples.format)
+    values = tiff_channels.divided(values, tags, most)
     scaled = (values * (full / most)).rint().cast("ushort" if wide else "uchar")
     return scaled.copy(interpretation=_interpretation(tags, wide=wide))
 
@@ -231,7 +234,8 @@ def _open_double(source: Path, tags: Directory, fail_on: str) -> Any:
     exponent = ((high >> 20) & 0x7FF).cast("double") - 1023
     fraction = ((high & 0xFFFFF).cast("double") + low.cast("double") / 2**32) / 2**20
     values = sign * (2**exponent) * (1 + fraction)
-    return values.bandfold(factor=tags.samples).copy(interpretation=_interpretation(tags, wide=True))
+    values = tiff_channels.divided(values.bandfold(factor=tags.samples), tags, 1)
+    return values.copy(interpretation=_interpretation(tags, wide=True))
 
 
 def _interpretation(tags: Directory, *, wide: bool) -> str:

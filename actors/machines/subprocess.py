@@ -28,6 +28,8 @@ GRACE_S: Final = 3.0
 KILLED_WITHIN_S: Final = 5.0
 MARK: Final = "ARKE_MACHINE_ENTRY"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+COMMAND: Final = (sys.executable, "-P", "-m", "worker")
+"""Without -P the current folder would be searched first, and its files be taken for modules."""
 PERMANENT: Final = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.E2BIG})
 
 
@@ -55,7 +57,7 @@ class SubprocessMachines:
     capacity = None
 
     def __init__(
-        self, register: Path, logs: Path, *, command: tuple[str, ...] = (sys.executable, "-m", "worker"),
+        self, register: Path, logs: Path, *, command: tuple[str, ...] = COMMAND,
         grace_s: float = GRACE_S,
     ):  # fmt: skip
         self._register = register

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors import telemetry
-from actors.errors import ArkeError, InvalidInput, Unavailable
+from actors.errors import CANNOT_WRITE, ArkeError, InvalidInput, Unavailable
 from actors.store import batches, fleet
 from actors.store.engine import Db, DriverError, make_engine, migrate
 
@@ -44,6 +44,7 @@ class Writer:
         self._db = Db(engine)
         self._gathered: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._closed = False
+        self._is_refused = False  # the last group was: until one is written, a ping has to prove that it can be
         self._thread: threading.Thread | None = None
         if not inline:
             self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
@@ -79,9 +80,13 @@ class Writer:
             return []
         try:
             self._db.control("BEGIN IMMEDIATE")
+            if self._is_refused:
+                self._db.control("PRAGMA user_version = 0")  # writes a page, though nothing changes
             answers = self._apply(requests)
             self._db.control("COMMIT")
+            self._is_refused = False
         except (_GroupFailed, DriverError) as error:
+            self._is_refused = True
             telemetry.fault("store.group_not_written", requests=len(requests))
             self._roll_back()
             return [_unavailable(error) for _ in requests]
@@ -174,7 +179,7 @@ def _is_fault_of_the_disk(error: Exception) -> bool:
 
 
 def _unavailable(error: Exception) -> Unavailable:
-    refused = Unavailable("The store cannot write at the moment. Send the same request again.", retry_after_s=1)
+    refused = Unavailable(CANNOT_WRITE, retry_after_s=1)
     refused.__cause__ = error
     return refused
 

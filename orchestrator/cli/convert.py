@@ -6,45 +6,85 @@ the worker's dependencies, click and rich are installed.
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
-from orchestrator.cli.convert_report import Report
+from orchestrator.cli.convert_report import Report, refuse
 from worker import jpeg
-from worker.crew import Order, Plan, Result, plan_of, work
+from worker.crew import Order, Plan, Result, Work, plan_of
 from worker.errors import BadInput
 from worker.folder import Job, conflicts, find, shown
 from worker.isolation import Converter
 from worker.kinds.tiff import Options
 from worker.ledger import Ledgers
-from worker.limits import MemoryGate, cores, memory_for_pictures
+from worker.limits import MemoryGate, base_bytes, cores, memory_for_pictures
 from worker.settings import InvalidSetting, WorkerSettings
 
 ENCODERS: Final = (jpeg.MOZJPEG, jpeg.JPEGLI)
 MAX_JOBS: Final = 256
 TOLD_CONFLICTS: Final = 20
 INTERRUPTED: Final = 130
+AS_JSON: Final = "--json"
 
 
-@click.command()
-@click.argument("sources", nargs=-1, required=True, metavar="DIR|FILE...", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", "results", type=click.Path(path_type=Path), help="Folder of the JPEGs.  [beside each TIFF]"
-)
+class _Command(click.Command):
+    """Tells programs (--json) why nothing was begun where they read the rest."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        with _refusing(AS_JSON in args):
+            return super().parse_args(context, args)
+
+    def invoke(self, context: click.Context) -> Any:
+        with _refusing(context.params["as_json"]):
+            return super().invoke(context)
+
+
+class _Named(click.Path):
+    """A path. An empty text is none: pathlib takes it for the current folder, and so would a script's unset
+    variable be."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; the current folder is called `.`", param, context)
+        return super().convert(value, param, context)
+
+
+class _Setting(click.Option):
+    """An option with a variable, which is named where its value is at fault."""
+
+    def process_value(self, context: click.Context, value: Any) -> Any:
+        try:
+            return super().process_value(context, value)
+        except click.BadParameter as error:
+            if context.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT:
+                error.param_hint = f"{self.envvar} in the environment"
+            raise
+
+
+@click.command(cls=_Command)
+@click.argument("sources", nargs=-1, required=True, metavar="DIR|FILE...", type=_Named())
+@click.option("-o", "--output", "results", type=_Named(), help="Folder of the JPEGs.  [beside each TIFF]")
 @click.option(
     "--jobs", type=click.IntRange(1, MAX_JOBS), help="Files at once, as far as memory allows.  [one per core]"
 )
 @click.option("--force", is_flag=True, help="Convert again what is done, and replace files that were made otherwise.")
 @click.option("-v", "--verbose", is_flag=True, help="A line for each file: sizes before and after, what was done.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each file, then one for all.")
+@click.option(AS_JSON, "as_json", is_flag=True, help="Print a line of JSON for each file, then one for all.")
 @click.option(
     "--quality",
+    cls=_Setting,
     type=click.IntRange(1, 100),
     default=jpeg.QUALITY,
     envvar="JPEG_QUALITY",
@@ -52,10 +92,21 @@ INTERRUPTED: Final = 130
     help="JPEG quality.",
 )
 @click.option(
-    "--encoder", type=click.Choice(ENCODERS), default=jpeg.MOZJPEG, envvar="JPEG_ENCODER", show_default=True,
+    "--encoder",
+    cls=_Setting,
+    type=click.Choice(ENCODERS),
+    default=jpeg.MOZJPEG,
+    envvar="JPEG_ENCODER",
+    show_default=True,
     help="What makes the JPEGs.",
-)  # fmt: skip
-@click.option("--strict-sharp", is_flag=True, envvar="STRICT_SHARP", help="sharp's bytes, also where sharp is wrong.")
+)
+@click.option(
+    "--strict-sharp",
+    cls=_Setting,
+    is_flag=True,
+    envvar="STRICT_SHARP",
+    help="sharp's bytes, also where sharp is wrong.",
+)
 def convert(
     sources: tuple[Path, ...],
     results: Path | None,
@@ -82,21 +133,22 @@ def convert(
     called, and 130 after Ctrl-C.
     """
     settings = _settings()
-    memory_bytes = memory_for_pictures(settings.memory_mb)
-    options = _options(quality, encoder, strict_sharp, MemoryGate(memory_bytes))
+    options = _options(quality, encoder, strict_sharp)
     order, ledgers, report = Order(options=options, force=force), Ledgers(), Report(as_json=as_json, verbose=verbose)
     plan = _planned(sources, results, order, ledgers)
-    hands = jobs or cores()
+    hands = max(1, min(jobs or cores(), len(plan.to_do)))
     report.begin(plan, hands)
+    memory_bytes = memory_for_pictures(settings.memory_mb, hands)
+    order = replace(order, options=replace(options, memory=MemoryGate(memory_bytes, base_bytes=base_bytes(hands))))
     make = partial(Converter, memory_bytes=memory_bytes, timeout_s=settings.task_max_s)
-    with (
-        _stoppable(report),
-        report.progress(),
-        closing(work(plan.to_do, order, ledgers, hands=hands, make=make)) as done,
-    ):
-        for result in done:
-            report.add(result)
-    report.end()
+    work = Work(plan.to_do, order, ledgers, hands=hands, make=make)
+    with _stoppable(work.stop):
+        with report.progress(), closing(work.results()) as ended:
+            for result in ended:
+                report.add(result)
+        report.end(interrupted=work.was_stopped)
+    if work.was_stopped:
+        raise SystemExit(INTERRUPTED)
     if report.totals.failed or report.totals.left:
         raise SystemExit(1)
 
@@ -136,11 +188,11 @@ def _told(sentences: Sequence[str]) -> str:
     )
 
 
-def _options(quality: int, encoder: str, strict_sharp: bool, memory: MemoryGate) -> Options:
+def _options(quality: int, encoder: str, strict_sharp: bool) -> Options:
     if encoder == jpeg.JPEGLI and find_spec("pyjpegli") is None:
         raise click.UsageError("The encoder jpegli is not installed: pip install 'arke-orchestrator[jpegli]'.")
     try:
-        return Options(strict_sharp=strict_sharp, jpeg_quality=quality, jpeg_encoder=encoder, memory=memory)
+        return Options(strict_sharp=strict_sharp, jpeg_quality=quality, jpeg_encoder=encoder)
     except BadInput as error:
         raise click.UsageError(f"{error}.") from None
 
@@ -153,14 +205,30 @@ def _settings() -> WorkerSettings:
 
 
 @contextmanager
-def _stoppable(report: Report) -> Iterator[None]:
-    """Ctrl-C stops the work, and so do SIGTERM and a terminal that is closed. What was done is told."""
-    kept = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+def _stoppable(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C stops the work, and so do SIGTERM and a terminal that is closed, unless whoever started it had them
+    ignored (nohup). Nothing is raised, so that no result is lost between its thread and the report; asked again, it
+    is under way already."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    kept = {number: signal.signal(number, ask) for number in heeded}
     try:
         yield
-    except KeyboardInterrupt:
-        report.end(interrupted=True)
-        raise SystemExit(INTERRUPTED) from None
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _refusing(as_json: bool) -> Iterator[None]:
+    """Says on standard output as well why nothing was begun, where programs read that."""
+    try:
+        yield
+    except click.UsageError as error:
+        if as_json:
+            refuse(error.format_message())
+        raise

@@ -171,6 +171,11 @@ class _Bar:
         self._progress.console.print(Text(line), soft_wrap=True)
 
 
+def refuse(sentence: str) -> None:
+    """For programs: the summary of a run in which nothing was begun."""
+    _print(json.dumps({"summary": _summary_fields(Totals(), 0.0, interrupted=False) | {"error": sentence}}))
+
+
 def size_text(size: float) -> str:
     """Bytes for people, three figures: "0 bytes", "999 bytes", "1.20 KB", "45.1 MB"."""
     if size < 1000:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import click
 
 from actors.settings import InvalidSetting
-from orchestrator.cli.remote import Remote
+from orchestrator.cli.remote import Remote, visible
 from orchestrator.client import ClientError, Refused, Unreachable
 
 COMMANDS: Final = {
@@ -117,13 +117,13 @@ def _run(arguments: Sequence[str] | None, remote: Remote | None) -> int:
     except InvalidSetting as error:
         return _fail(str(error), 2)
     except Refused as error:
-        return _fail(_explained(error), 1)
+        return _fail(visible(_explained(error)), 1)
     except click.ClickException as error:
         return _fail(error.format_message(), 1)
     except Unreachable as error:
-        return _fail(f"{error} `arke serve` starts it; --server or ARKE_URL names another address.", 1)
+        return _fail(visible(f"{error} `arke serve` starts it; --server or ARKE_URL names another address."), 1)
     except ClientError as error:
-        return _fail(str(error), 1)
+        return _fail(visible(error), 1)
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:  # `arke list | head`: what was read is what was wanted
@@ -132,7 +132,7 @@ def _run(arguments: Sequence[str] | None, remote: Remote | None) -> int:
     except OSError as error:
         return _fail(f"{error.filename or 'The system'}: {error.strerror or error}.", 1)
     except Exception as error:  # noqa: BLE001 - people get a sentence, whatever it was
-        return _fail(f"This should not happen: {type(error).__name__}: {error}", 1)
+        return _fail(visible(f"This should not happen: {type(error).__name__}: {error}"), 1)
     return code if isinstance(code, int) else 0
 
 

@@ -69,9 +69,18 @@ batch_argument = click.argument("batch", callback=batch_id)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, for programs.")
 
 
+def visible(value: object) -> str:
+    """A text that others wrote, on one line: a terminal obeys control characters, so they are shown as escapes."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def show_json(value: Any) -> None:
-    """Print JSON for programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON for programs; what a terminal would obey is written as an escape."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo("".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text))
 
 
 LONG: Final = frozenset({"batch", "task", "input", "error"})
@@ -98,7 +107,7 @@ def show_page(page: Mapping[str, Any], columns: Sequence[str], rows: Sequence[Se
     else:
         click.echo(nothing, err=True)
     if page.get("next"):
-        click.echo(f"More: --cursor {page['next']}", err=True)
+        click.echo(f"More: --cursor {visible(page['next'])}", err=True)
 
 
 def counts(status: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -129,8 +138,8 @@ def show_status(status: Mapping[str, Any]) -> None:
     }
     for name, value in lines.items():
         if value is not None:
-            click.echo(f"{name:<10} {value}")
+            click.echo(f"{name:<10} {visible(value)}")
 
 
 def _plain(cell: Any) -> str:
-    return str(cell).replace("[", "\\[")
+    return visible(cell).replace("[", "\\[")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from actors.settings import Settings
-from orchestrator.cli.remote import LONG_PATIENCE_S, Remote, as_json, show_json
+from orchestrator.cli.remote import LONG_PATIENCE_S, Remote, as_json, show_json, visible
 from orchestrator.cli.remote import batch_id as check_batch_id
 from orchestrator.cli.watching import finish, follow
 from orchestrator.client import new_id
@@ -62,7 +62,7 @@ def submit(
         if as_json:
             show_json(status)
         else:
-            click.echo(status["batch_id"])
+            click.echo(visible(status["batch_id"]))
         ended = follow(arke, status["batch_id"]) if and_watch else None
     if ended is not None:
         finish(ended)

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from orchestrator.cli.remote import LONG_PATIENCE_S, Remote, batch_argument, counts, show_status
+from orchestrator.cli.remote import LONG_PATIENCE_S, Remote, batch_argument, counts, show_status, visible
 from orchestrator.client import ArkeClient
 
 POLL_S: Final = 0.5
@@ -76,7 +77,7 @@ def _follow_bar(arke: ArkeClient, batch: str, stop: threading.Event, console: Co
             begun_at = ended if begun_at is None else begun_at
             progress.update(
                 shown,
-                description=status["status"],
+                description=escape(visible(status["status"])),
                 total=total or None,
                 completed=ended,
                 rate=rate(ended - begun_at, time.monotonic() - begun),
@@ -95,7 +96,8 @@ def _follow_lines(arke: ArkeClient, batch: str, stop: threading.Event) -> Status
         status = arke.status(batch)
         total, completed, failed = counts(status)
         if status["status"] != said or time.monotonic() - said_at >= LINE_EVERY_S:
-            click.echo(f"{batch}: {status['status']}, {completed} of {total} completed, {failed} failed", err=True)
+            stands = f"{completed} of {total} completed, {failed} failed"
+            click.echo(f"{batch}: {visible(status['status'])}, {stands}", err=True)
             said, said_at = status["status"], time.monotonic()
         if said in ENDED:
             return status

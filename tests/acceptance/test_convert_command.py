@@ -338,6 +338,48 @@ def test_a_stop_leaves_nothing_half_and_is_continued(large: Path, number: int, g
     assert again["summary"]["converted"] == LARGE - len(whole)
 
 
+def test_a_closed_terminal_does_not_stop_what_nohup_started(large: Path) -> None:
+    """Who has SIGHUP ignored wants the work to go on."""
+    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = Running(large)
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+    assert running.signal_after_the_first(signal.SIGHUP, group=True) == 0
+    assert "Stopped" not in running.errors()
+    *files, last = running.lines
+    assert len(files) == last["summary"]["converted"] == LARGE
+
+
+def test_files_beside_the_pictures_are_not_executed(scans: Path) -> None:
+    """In a folder that came from elsewhere a worker.py is a file like any other."""
+    for name in ("worker", "orchestrator", "msgspec", "pyvips"):
+        (scans / f"{name}.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    arke = (sys.executable, "-P", "-m", "orchestrator.cli.main")
+    subprocess.run([*arke, "convert", "."], cwd=scans, env=environment(), capture_output=True, check=False)
+    assert "a.jpg" in results(scans)
+    assert "executed" not in results(scans)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_tells_every_jpeg_that_is_there(tmp_path: Path, number: int) -> None:
+    """However many files end at the same time as the signal, each JPEG in its place has its line, and the summary
+    counts the lines. Large files come last, so that some are left."""
+    for count in range(200):
+        draw(tmp_path / f"{count:03}.tif", 8)
+    Image.effect_noise((1500, 1500), 80).convert("RGB").save(tmp_path / "large-0.tif", "TIFF")
+    for count in range(1, LARGE):
+        (tmp_path / f"large-{count}.tif").hardlink_to(tmp_path / "large-0.tif")
+    running = Running(tmp_path, "--jobs", "4")
+    assert running.signal_after_the_first(number, group=False) == 130
+    running.errors()
+    *files, last = running.lines
+    made = sorted(str(Path(file["output"]).relative_to(tmp_path)) for file in files if file["status"] == "converted")
+    assert made == results(tmp_path)
+    assert last["summary"]["converted"] == len(made)
+    assert last["summary"]["left"] == 200 + LARGE - len(files) > 0
+
+
 def test_a_kill_is_continued(large: Path) -> None:
     """kill -9 leaves no half JPEG under a JPEG's name; the next run skips what is whole, makes the rest, and clears
     away what the killed one was writing."""

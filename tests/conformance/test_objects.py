@@ -276,5 +276,21 @@ def test_local_files_dropped_in_are_objects(tmp_path: Path) -> None:
 
 def test_no_store_named() -> None:
     """An environment without any store says which variables would name one."""
-    with pytest.raises(BadInput, match="OBJECTS_DIR"):
+    with pytest.raises(Unavailable, match="OBJECTS_DIR"):
         from_environment({})
+
+
+def test_local_pipes_and_devices_are_no_objects(tmp_path: Path) -> None:
+    """What is no regular file is missing, and is not opened: a pipe would wait for a writer."""
+    store = LocalObjects(tmp_path, BUCKET)
+    store.put("k", b"x", "text/plain")
+    os.mkfifo(tmp_path / BUCKET / "pipe")
+    (tmp_path / BUCKET / "zero").symlink_to("/dev/zero")
+    for key in ("pipe", "zero"):
+        for action in (
+            lambda key=key: store.get_file(key, tmp_path / "file"), lambda key=key: store.read(key, 10),
+            lambda key=key: store.head(key),
+        ):  # fmt: skip
+            with pytest.raises(ObjectMissing, match="404 Not Found"):
+                action()
+    assert [info.key for info in store.list("")] == ["k"]

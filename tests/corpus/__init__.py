@@ -7,11 +7,23 @@ here, each with the picture that it holds. The same files every time, for the sa
 from collections.abc import Iterator
 from functools import cache
 
-from tests.corpus import bilevel, combined, grey, indexed, libraries, print_spaces, rgb, structure, ycbcr
+from tests.corpus import (
+    alpha,
+    bilevel,
+    combined,
+    doubtful,
+    grey,
+    indexed,
+    libraries,
+    print_spaces,
+    rgb,
+    structure,
+    ycbcr,
+)
 from tests.corpus.base import Entry
 
 __all__ = ["Entry", "entries", "file_name"]
-_GROUPS = (bilevel, indexed, grey, rgb, print_spaces, ycbcr, structure, combined, libraries)
+_GROUPS = (bilevel, indexed, grey, rgb, print_spaces, ycbcr, structure, combined, libraries, alpha, doubtful)
 
 
 @cache

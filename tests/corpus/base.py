@@ -103,5 +103,5 @@ def plain(name: str, samples: Array, right: Array, kind: str, layout: Layout, **
     """An entry of one ordinary page."""
     if layout.compression in NOT_BUILT_IN:
         kind = f"{kind}, {'zstd' if layout.compression == encode.ZSTD else 'LZMA'}"
-        more = {"differs": NOT_BUILT_IN[layout.compression], "note": "."} | more
+        more = {"differs": NOT_BUILT_IN[layout.compression], "note": "Pillow"} | more
     return entry(name, encode.page(samples, layout), right, kind, order=layout.order, **more)

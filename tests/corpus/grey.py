@@ -53,7 +53,7 @@ def _unsigned(name: str, layout: Layout, *, width: int = 64) -> Entry:
 def _depth(bits: int) -> dict[str, Any]:
     if bits == 32:
         return {"differs": RANGE, "note": "32-bit"}
-    return {"differs": DEPTH, "note": "."} if bits in (6, 10, 12, 14) else {}
+    return {"differs": DEPTH, "note": "-bit samples were scaled"} if bits in (6, 10, 12, 14) else {}
 
 
 def _compressions() -> Iterator[Entry]:

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.corpus import encode
 from tests.corpus.base import CLOSE, HARD, NOT_BUILT_IN, SMOOTH, Array, Entry, as_rgb, colours, shades, shapes, wide
 
-ZSTD: dict[str, Any] = {"differs": NOT_BUILT_IN[encode.ZSTD], "note": "."}
+ZSTD: dict[str, Any] = {"differs": NOT_BUILT_IN[encode.ZSTD], "note": "Pillow"}
 
 
 def entries() -> Iterator[Entry]:

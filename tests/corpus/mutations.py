@@ -5,15 +5,17 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from tests.corpus import encode, entries
 from tests.corpus.base import Array, colours, shades, shapes
 from tests.corpus.bilevel import FAX, fax_page
+from tests.corpus.doubtful import halved, harmless
 from tests.corpus.encode import BLACK_IS_ZERO, RGB, YCBCR, Layout
 from tests.corpus.writer import Page, Tag, write
+from tests.corpus.ycbcr import old_jpeg_page
 
 HEADER_BYTES: Final = 16
 LINK_BYTES: Final = 8
@@ -192,26 +194,37 @@ def not_tiffs() -> Iterator[Mutant]:
 
 
 def halves() -> Iterator[Mutant]:
-    """Pictures whose data ends in the middle, in otherwise sound files, one for each compression."""
+    """Pictures whose data ends in the middle, in otherwise sound files, for each compression; each of them also with a
+    tag that the decoder warns of harmlessly, so that it is read a second time."""
+    for name, make in _half_pages():
+        yield Mutant(name, write([make]))
+        yield Mutant(f"{name}, harmless tag", write([harmless(make)]))
+
+
+def _half_pages() -> Iterator[tuple[str, Page]]:
     for number, word in {
         encode.NONE: "raw", encode.LZW: "LZW", encode.DEFLATE: "deflate", encode.PACKBITS: "packbits",
         encode.ZSTD: "zstd", encode.LZMA: "LZMA", encode.WEBP: "webp", encode.JPEG: "JPEG",
     }.items():  # fmt: skip
-        yield _halved(f"{word} in one strip", encode.page(colours(), Layout(photometric=RGB, compression=number)))
-        tiled = Layout(photometric=RGB, compression=number, tile=(32, 16))
-        yield _halved(f"{word} in tiles", encode.page(colours(), tiled))
-        missing = encode.page(colours(), Layout(photometric=RGB, compression=number, rows=16))
+        yield f"half of {word} in one strip", halved(_colours(number))
+        yield f"half of {word} in strips", halved(_colours(number, rows=16))
+        yield f"half of {word} in tiles", halved(_colours(number, tile=(64, 64)))
+        missing = _colours(number, rows=16)
         missing.chunks[-1] = b""
-        yield Mutant(f"{word}, last strip empty", write([missing]))
+        yield f"{word}, last strip empty", missing
+    large = np.repeat(np.repeat(shapes(), 8, axis=0), 8, axis=1)
     for code in FAX:
-        yield _halved(f"fax {code}", fax_page(shapes(), code, 0, 1))
-        yield _halved(f"fax {code} in strips", fax_page(shapes(), code, 0, 1, rows=16))
+        for word, rows in (("one strip", 0), ("strips", 16)):
+            yield f"half of fax {code} in {word}", halved(fax_page(large, code, 0, 1, rows=rows))
+    for subsampling, sides in (("444", (1, 1)), ("420", (2, 2))):
+        old = halved(old_jpeg_page(subsampling, sides))
+        old.tags[514] = Tag("I", [len(old.chunks[0])])
+        yield f"half of old-style JPEG {subsampling}", old
 
 
-def _halved(name: str, page: Page) -> Mutant:
-    last = page.chunks[-1]
-    page.chunks[-1] = last[: len(last) // 2]
-    return Mutant(f"{name}, halved", write([page]))
+def _colours(compression: int, **how: Any) -> Page:
+    """A picture of more than one tile each way, and of more rows than a decoder reads at once."""
+    return encode.page(colours(320, 256), Layout(photometric=RGB, compression=compression, **how))
 
 
 def bombs() -> Iterator[Mutant]:

@@ -20,9 +20,17 @@ Written by `make docs` from the corpus of the tests ({files} files, `tests/corpu
 tests hold every file against the picture that was put into it, and against sharp 0.35 (`jpeg({{quality: 95, mozjpeg:
 true}})`). With `STRICT_SHARP=1` every one of them becomes what sharp makes of it, or is refused as there.
 
-- **Same bytes**: the JPEG is byte for byte sharp's, because sharp's is right.
+- **Same bytes**: the JPEG is byte for byte sharp's, because sharp's is right (with one doubt, below).
 - **Otherwise** the reason stands there, and the result says in its `notes` what was done; or the file is refused, with
   the sentence that is given here.
+
+Where the decoders say nothing, nothing is noticed. Damage inside of JPEG data that can still be decoded passes: in a
+tile as long as its end mark is there, because libvips decodes tiles without warnings, and in strips and old-style JPEG
+where libjpeg does not notice it. Raw samples without compression hold nothing to check them by.
+
+16-bit and floating-point CIELAB, three channels in one plane, has sharp's bytes, and that is in doubt: libvips takes
+its white for D65 there, while all other LAB is taken for D50, as the ICC does and TIFF 6.0 lets expect. Greys
+are the same within a few steps of 255; saturated colours differ by up to about 60, by 4 in the mean of a gradient.
 
 The first page of a file is converted; `pages` in the result says how many there are. Pages in SubIFDs are not counted.
 

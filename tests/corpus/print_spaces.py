@@ -15,7 +15,9 @@ from tests.corpus.writer import Tag
 NO_PROFILE = (22.0, 110)
 """Without a profile, which inks are meant is a guess: the right picture is the naive one, roughly."""
 
-ALPHA: dict[str, Any] = {"differs": "sharp makes it black, or refuses it", "note": ".", "limits": CLOSE}
+ALPHA: dict[str, Any] = {
+    "differs": "sharp makes it black, or refuses it", "note": "converted from LAB", "limits": CLOSE,
+}  # fmt: skip
 
 
 def entries() -> Iterator[Entry]:
@@ -87,9 +89,9 @@ def _lab() -> Iterator[Entry]:
 
 def _lab_note(bits: int, photometric: int) -> dict[str, Any]:
     if bits == 8:
-        return {"differs": "sharp refuses 8-bit LAB", "note": ".", "limits": CLOSE}
+        return {"differs": "sharp refuses 8-bit LAB", "note": "converted from LAB", "limits": CLOSE}
     if photometric == ICCLAB:
-        return {"differs": "sharp refuses the ICC encoding", "note": ".", "limits": CLOSE}
+        return {"differs": "sharp refuses the ICC encoding", "note": "converted from LAB", "limits": CLOSE}
     # libvips takes the white for D65, the tag for D50: colours differ by a few steps, and sharp's bytes are kept.
     return {"limits": (5.0, 70)}
 

@@ -70,7 +70,7 @@ def _layout_kind(layout: Layout) -> tuple[str]:
 
 def _tiled_planar(layout: Layout) -> dict[str, Any]:
     refused = layout.planar == 2 and layout.tile
-    return {"differs": "sharp refuses tiled planes", "note": "."} if refused else {}
+    return {"differs": "sharp refuses tiled planes", "note": "tiles of separate planes"} if refused else {}
 
 
 def _orders() -> Iterator[Entry]:

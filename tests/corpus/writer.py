@@ -41,6 +41,8 @@ class Page:
     children: list["Page"] = field(default_factory=list)
     backwards: bool = False
     """Entries from the highest tag to the lowest, against the standard."""
+    again: dict[int, Tag] = field(default_factory=dict)
+    """Tags that are there once more, each after the first of its kind."""
 
 
 def write(pages: Sequence[Page], *, order: str = "<", big: bool = False, loop: bool = False) -> bytes:
@@ -93,7 +95,12 @@ class _File:
             tags[page.offsets] = Tag(self.word, places)
         if page.counts is not None:
             tags.setdefault(page.counts, Tag(self.word, [len(chunk) for chunk in page.chunks]))
-        entries = [self._entry(number, tags[number]) for number in sorted(tags, reverse=page.backwards)]
+        entries = [
+            self._entry(number, found[number])
+            for number in sorted(tags, reverse=page.backwards)
+            for found in (tags, page.again)
+            if number in found
+        ]
         start = self.append(self.pack("Q" if self.big else "H", len(entries)) + b"".join(entries))
         link = len(self.out)
         self.out += self.pack(self.word, 0)

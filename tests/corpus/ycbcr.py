@@ -15,7 +15,7 @@ from tests.corpus.writer import Page, Tag
 WHOLE: dict[str, Any] = {"differs": "sharp takes it for RGB", "note": "YCbCr", "limits": CLOSE}
 SUBSAMPLED: dict[str, Any] = {"limits": CLOSE}
 """libtiff converts these itself, also for sharp."""
-OLD: dict[str, Any] = {"differs": "sharp refuses old-style JPEG", "note": ".", "limits": CLOSE}
+OLD: dict[str, Any] = {"differs": "sharp refuses old-style JPEG", "note": "old-style JPEG", "limits": CLOSE}
 HEADROOM = {532: Tag("R", [16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1])}
 """ReferenceBlackWhite of video: Y 16..235, Cb and Cr 16..240."""
 HD = (0.2126, 0.7152, 0.0722)

@@ -35,6 +35,19 @@ STOP_S = 10
 CHILD = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.unit.orchestrator.fakes import serve; serve()"
 
 
+FAILING_CHILD = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from tests.unit.orchestrator import fakes
+
+def start(settings):
+    raise OSError(98, "Address already in use")
+
+fakes.start = start
+fakes.serve()
+"""
+
+
 @dataclass
 class Service:
     """One service and the folder it runs in."""
@@ -54,10 +67,10 @@ class Service:
         return [psutil.Process(self.process.pid), *processes_of(self.run_dir)]
 
 
-def launch(port: int, run_dir: Path) -> Service:
+def launch(port: int, run_dir: Path, program: str = CHILD) -> Service:
     """Start one; it is not ready yet."""
     process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(port), str(run_dir)],
+        [sys.executable, "-c", program, str(port), str(run_dir)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -195,3 +208,19 @@ def test_sigterm_ends_everything_in_time(services: list[Service]) -> None:
     assert time.monotonic() - begun < STOP_S
     assert [process for process in before if is_alive(process)] == []
     assert callback(services[1]).status_code == 200
+
+
+def test_what_fails_when_ray_is_up_is_told_and_ends_in_time() -> None:
+    """The line with the reason comes first; the end of Ray then takes seconds, not its minute, and leaves nothing."""
+    run_dir = Path(tempfile.mkdtemp(prefix="arke-t"))
+    service = launch(free_ports(1)[0], run_dir, FAILING_CHILD)
+    try:
+        await_ready(service)
+        assert service.said == {"ready": False, "why": "OSError: [Errno 98] Address already in use", "again": True}
+        assert service.process.wait(STOP_S) == 1
+        assert processes_of(run_dir) == []
+    finally:
+        service.process.kill()
+        service.process.communicate()
+        kill(processes_of(run_dir))
+        shutil.rmtree(run_dir, ignore_errors=True)

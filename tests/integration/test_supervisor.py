@@ -18,6 +18,8 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from actors.errors import CANNOT_WRITE
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 15.0
 T = TypeVar("T")
@@ -26,8 +28,23 @@ DRIVER = textwrap.dedent(
     """
     import http.server, json, os, pathlib, signal, subprocess, sys
     folder = pathlib.Path(sys.argv[1])
+    with open(folder / "starts", "a") as starts:
+        starts.write(".")
     if (folder / "broken").exists():
         sys.exit("broken on purpose")
+    if (folder / "fails_once").exists():
+        (folder / "fails_once").unlink()
+        print(json.dumps({"ready": False, "why": "A port is taken.", "again": True}), flush=True)
+        os._exit(1)
+    if (folder / "hopeless").exists():
+        print(json.dumps({"ready": False, "why": "The database is none.", "again": False}), flush=True)
+        signal.pause()
+    if (folder / "loses").exists():
+        (folder / "loses").unlink()
+        child = subprocess.Popen([str(folder / "vital"), "1000"])
+        (folder / "vital.pid").write_text(str(child.pid))
+        child.wait()
+        signal.pause()
     if (folder / "stubborn").exists():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen([str(folder / "vital"), "1000"], start_new_session=True)
@@ -37,8 +54,10 @@ DRIVER = textwrap.dedent(
         def do_GET(self):
             if (folder / "silent").exists():
                 return
-            body = json.dumps({"status": "ok"}).encode()
-            self.send_response(200)
+            health = folder / "health"
+            body = health.read_bytes() if health.exists() else b'{"status": "ok"}'
+            (folder / "asked").touch()
+            self.send_response(503 if health.exists() else 200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -69,8 +88,8 @@ RUNNER = textwrap.dedent(
         log=folder / "log",
         command=(sys.executable, str(folder / "driver.py"), str(folder)),
         vital=frozenset({"vital"}),
-        limits=supervisor.Limits(look_s=0.1, health_every_s=0.1, health_timeout_s=0.5, silent_s=1.0, start_s=10.0,
-                                 grace_s=1.0, backoff_s=0.1),
+        limits=supervisor.Limits(look_s=0.1, health_every_s=0.1, health_timeout_s=0.5, silent_s=1.0,
+                                 degraded_s=1.0, start_s=10.0, grace_s=1.0, backoff_s=0.1),
     )
     supervisor.handle_signals(service)
     try:
@@ -289,8 +308,8 @@ def test_occupied_port_is_refused(bench: Bench) -> None:
     assert error.strip() == f"Port {bench.port} of 127.0.0.1 is in use; choose another with --port."
 
 
-def test_first_start_that_fails_is_not_repeated(bench: Bench) -> None:
-    """A service that never was ready ends with the reason and the place of the log, which holds the rest."""
+def test_first_start_that_fails_is_tried_again_a_few_times(bench: Bench) -> None:
+    """A service that never was ready ends, after three starts, with the reason and the place of the log."""
     (bench.folder / "broken").touch()
     service = bench.start()
     _, error = service.communicate(timeout=PATIENCE_S)
@@ -298,7 +317,100 @@ def test_first_start_that_fails_is_not_repeated(bench: Bench) -> None:
     assert error.strip() == (
         f"The service could not start: its process ended with exit code 1 (see {bench.folder / 'log'})."
     )
-    assert "broken on purpose" in (bench.folder / "log").read_text()
+    assert (bench.folder / "log").read_text().count("broken on purpose") == 3
+
+
+def test_what_another_start_mends_is_tried_again(bench: Bench) -> None:
+    """A driver that says that it failed, and that another start may mend it, gets one, and the reason is told."""
+    (bench.folder / "fails_once").touch()
+    service = bench.start()
+    assert said(service) == f"Trying again in 0 s: A port is taken (see {bench.folder / 'log'})."
+    assert said(service).startswith("ready ")
+
+
+def test_what_no_start_mends_ends_at_once(bench: Bench) -> None:
+    """The driver's own sentence is the reason, it is not started again, and its end is not waited for."""
+    (bench.folder / "hopeless").touch()
+    service = bench.start()
+    told, error = service.communicate(timeout=PATIENCE_S)
+    assert (service.returncode, told) == (1, "")
+    assert error.strip() == f"The service could not start: The database is none (see {bench.folder / 'log'})."
+    assert (bench.folder / "starts").read_text() == "."
+
+
+def test_loss_of_a_vital_process_before_ready_is_seen(bench: Bench) -> None:
+    """A driver that lost a vital process while it started is not waited for, but started again."""
+    (bench.folder / "loses").touch()
+    service = bench.start()
+    lost = bench.pid("vital")
+    recorded(bench, lost)
+    os.kill(lost, signal.SIGKILL)
+    assert "its process vital ended" in said(service)
+    assert said(service).startswith("ready ")
+
+
+def test_degraded_service_is_started_again(bench: Bench) -> None:
+    """A service of which a part does not answer for too long is replaced."""
+    service = bench.start_ready()
+    first = bench.pid("driver")
+    (bench.folder / "health").write_text('{"status": "degraded", "store": "It does not answer."}')
+    eventually(lambda: first not in bench.ours())
+    (bench.folder / "health").unlink()
+    assert "was not healthy for" in said(service)
+
+
+def test_full_disk_is_no_reason_to_start_again(bench: Bench) -> None:
+    """Another start mends no full disk: the service that says so goes on, longer than it may be degraded."""
+    bench.start_ready()
+    first = bench.pid("driver")
+    (bench.folder / "health").write_text(json.dumps({"status": "degraded", "store": CANNOT_WRITE}))
+    asked_until = time.time() + 2.0  # twice `degraded_s`
+
+    def was_asked_then() -> bool:
+        return (bench.folder / "asked").exists() and (bench.folder / "asked").stat().st_mtime > asked_until
+
+    eventually(was_asked_then)
+    assert first in bench.ours()
+
+
+def test_record_that_cannot_be_written_ends_nothing(bench: Bench) -> None:
+    """The supervisor says it once and goes on, restarts included; the record is there as soon as it can be."""
+    draft = bench.folder / "data" / "run" / "pids.new"
+    draft.mkdir(parents=True)  # in its place nothing can be written
+    service = bench.start()
+    assert said(service).startswith(f"The service goes on, but cannot write {draft.with_suffix('.json')}: ")
+    assert said(service).startswith("ready ")
+    first = bench.pid("driver")
+    os.kill(first, signal.SIGKILL)
+    assert said(service).startswith("Restarted: ")
+    bench.pid("driver", other_than=first)
+    draft.rmdir()
+    recorded(bench, bench.pid("vital"))
+    assert service.poll() is None
+
+
+def test_closed_output_ends_nothing(bench: Bench) -> None:
+    """Where its own lines cannot be written any more, the supervisor goes on."""
+    service = bench.start_ready()
+    assert service.stdout is not None
+    service.stdout.close()
+    first = bench.pid("driver")
+    os.kill(first, signal.SIGKILL)
+    second = bench.pid("driver", other_than=first)
+    recorded(bench, bench.pid("vital"))
+    assert second in bench.ours()
+    service.stdout = None
+    assert service.poll() is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_log_that_cannot_be_written_ends_nothing(bench: Bench) -> None:
+    """The driver's ready line is understood though the line before it found the disk full."""
+    (bench.folder / "log").symlink_to("/dev/full")
+    service = bench.start_ready()
+    service.terminate()
+    assert said(service) == "Stopping …"
+    assert service.wait(PATIENCE_S) == 0
 
 
 def test_other_output_goes_to_the_log(bench: Bench) -> None:

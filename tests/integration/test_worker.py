@@ -1,6 +1,7 @@
 """The worker against a real HTTP server that plays the orchestrator: both as a thread and as a process."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,13 @@ def task(server: StandIn, number: int = 1, **more: str) -> dict[str, str]:
         "CALLBACK_URL": f"{server.url}/callback/b/b_tiff_{number}?run=1&attempt={number}&sig=a%2Fb",
         **more,
     }
+
+
+def task_without_server(callback_url: str, **more: str) -> dict[str, str]:
+    """A task whose reports go elsewhere."""
+    return {
+        "TASK_ID": "b_tiff_1", "BATCH_ID": "b", "INPUT_R2_KEY": "staging/p1.TIFF", "CALLBACK_URL": callback_url, **more,
+    }  # fmt: skip
 
 
 def machine(server: StandIn, objects: Path, **more: str) -> dict[str, str]:
@@ -324,6 +332,44 @@ def test_long_task_shows_life_and_ends_normally(server: StandIn, objects: Path, 
     assert set(statuses[:-1]) == {"running"}
 
 
+def test_unanswered_signs_of_life_keep_no_stop_back(
+    server: StandIn, objects: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While two signs of life get no answer, a stop gives both tasks back; neither task gives a second sign."""
+    monkeypatch.setattr(callback, "HEARTBEAT_TIMEOUT_S", 3600.0)
+    answer, looked = threading.Event(), threading.Semaphore(0)
+    look = loop._Machine._signs_of_life
+
+    def looking(machine: loop._Machine) -> None:
+        look(machine)
+        looked.release()
+
+    monkeypatch.setattr(loop._Machine, "_signs_of_life", looking)
+
+    def hang(body: dict[str, Any]) -> Answer | None:
+        if body["status"] == "running":
+            answer.wait(WAIT_S)
+        return None
+
+    server.on_callback = hang
+    server.work = [task(server, 2)]
+    stop = threading.Event()
+    env = machine(server, objects, WORKER_HEARTBEAT_S="0.05", WORKER_CONCURRENCY="2") | task(server)
+    thread, codes = start(env, stop)
+    server.wait_for(lambda: len(server.callbacks()) == 2)
+    while looked.acquire(blocking=False):
+        """What was looked at before."""
+    for _ in range(10):  # each half an interval after the other
+        assert looked.acquire(timeout=WAIT_S)
+    stop.set()
+    server.wait_for(lambda: len(server.callbacks()) >= 4)
+    thread.join(WAIT_S)
+    answer.set()
+    reports = sorted((report["task_id"], report["status"]) for report in server.callbacks())
+    assert reports == [(f"b_tiff_{number}", status) for number in (1, 2) for status in ("released", "running")]
+    assert codes == [0]
+
+
 def test_stop_in_the_answer_ends_the_task_silently(server: StandIn, objects: Path, held: Held) -> None:
     """A task that is no longer wanted is dropped; the machine goes on with another."""
 
@@ -424,3 +470,63 @@ def test_leaves_no_folders_behind(
     run(task(server, OBJECTS_DIR=str(objects), INPUT_R2_KEY="staging/none.tif"))
     assert list(scratch.iterdir()) == []
     shutil.rmtree(scratch)
+
+
+@pytest.mark.parametrize("url", ["notaurl", "file:///etc/passwd", "http://127.0.0.1:99999/?sig=SECRET", "http://h/a b"])
+def test_invalid_callback_url_ends_before_the_work(
+    objects: Path, capsys: pytest.CaptureFixture[str], held: Held, url: str
+) -> None:
+    """Exit code 1 and one sentence with the variable's name, before anything is converted."""
+    assert run(task_without_server(url, OBJECTS_DIR=str(objects))) == 1
+    assert re.fullmatch(r"CALLBACK_URL is not a valid URL[^\n]*\n", capsys.readouterr().err)
+    assert not held.begun.is_set()
+
+
+def test_invalid_input_url_is_final(server: StandIn, caplog: pytest.LogCaptureFixture) -> None:
+    """One callback that names the variable, not to be retried; nowhere a part of the URL, nor a traceback."""
+    urls = {"INPUT_URL": "http://h/my scan.tif?sig=SECRETSIG", "OUTPUT_URL": "http://h/o?sig=SECRETSIG"}
+    assert run(task(server, **urls)) == 1
+    (report,) = server.callbacks()
+    assert (report["error"], report["retryable"]) == ("INPUT_URL is not a valid URL", False)
+    assert "SECRETSIG" not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("variable", ["OBJECTS_DIR", "R2_ENDPOINT_URL", "R2_ACCOUNT_ID"])
+def test_claiming_machine_without_objects_does_not_start(
+    server: StandIn, objects: Path, capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    """It would fail every task: exit code 1, the variables named, nothing claimed."""
+    server.work = [task(server)]
+    env = machine(server, objects)
+    del env["OBJECTS_DIR"]
+    assert run(env) == 1
+    assert variable in capsys.readouterr().err
+    assert server.requests == []
+
+
+def test_task_of_a_machine_without_objects_is_not_lost(server: StandIn) -> None:
+    """A task that only another machine can do is an error that may be retried."""
+    assert run(task(server)) == 1
+    (report,) = server.callbacks()
+    assert "OBJECTS_DIR" in report["error"]
+    assert report.get("retryable", True) is True
+
+
+def test_invalid_setting_is_reported(server: StandIn, objects: Path) -> None:
+    """A machine that is set wrongly gives the task to another one."""
+    assert run(task(server, OBJECTS_DIR=str(objects), WORKER_CONCURRENCY="0")) == 1
+    (report,) = server.callbacks()
+    assert (report["status"], report.get("retryable", True)) == ("error", True)
+    assert report["error"].startswith("WORKER_CONCURRENCY must be a number")
+
+
+def test_claimed_task_with_invalid_callback_url(
+    server: StandIn, objects: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot be reported: the machine ends with 1, as for a task that lacks a variable."""
+    server.work = [task(server, CALLBACK_URL="http://h/a b?sig=SECRET")]
+    assert run(machine(server, objects)) == 1
+    assert server.callbacks() == []
+    assert "the orchestrator sent a task whose CALLBACK_URL is not a valid URL" in caplog.text
+    assert "Traceback" not in caplog.text

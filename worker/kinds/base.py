@@ -1,5 +1,6 @@
 """What a kind of task is given and gives back."""
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 from worker.errors import Cancelled
 from worker.limits import MemoryGate
 from worker.objects.base import ObjectStore
+from worker.until import Until
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Converts(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """One task: its environment, where objects are, an empty folder of its own, what shares the memory and the cores
-    with other tasks, and whether it is still wanted."""
+    with other tasks, whether it is still wanted, and how many seconds its download and its upload may take each."""
 
     env: Mapping[str, str]
     objects: ObjectStore
@@ -41,6 +43,11 @@ class Context:
     memory: MemoryGate
     converters: Converts
     cancelled: threading.Event = field(default_factory=threading.Event)
+    transfer_s: float = math.inf
+
+    def until(self) -> Until:
+        """How long a transfer that begins now may go on."""
+        return Until(self.cancelled, self.transfer_s)
 
     def check_wanted(self) -> None:
         """Raises Cancelled when the task was given back or is no longer wanted."""

@@ -15,28 +15,43 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from worker import jpeg, tiff_colour, tiff_rescue, tiff_samples, tiff_signature, tiff_tags, tiff_view, vips
+from worker import (
+    jpeg,
+    space,
+    tiff_channels,
+    tiff_colour,
+    tiff_jpeg,
+    tiff_rescue,
+    tiff_samples,
+    tiff_signature,
+    tiff_tags,
+    tiff_view,
+    vips,
+)
 from worker.contract import IMAGE_JPEG
 from worker.errors import BadInput, Cancelled, WorkerError
 from worker.kinds.base import Context, Outcome
-from worker.limits import MB, MemoryGate, check_dimensions
+from worker.limits import MB, PILLOW_BYTES_PER_PIXEL, WHOLE_BYTES_PER_PIXEL, MemoryGate, check_dimensions
 from worker.objects.base import check_key
 from worker.tiff_tags import Directory
 
 HARMLESS: Final = re.compile(
-    r"loop|not sorted|not in ascending|PageNumber|StripByteCounts|Software|ASCII value|incorrect count|unknown field"
-    r"|Sum of Photometric type-related|custom tag|SubIFD",
+    r"loop|not sorted|not in ascending|StripByteCounts|Software|ASCII value|unknown field|custom tag|SubIFD"
+    r'|incorrect count for (field )?"(PageNumber|HalftoneHints|[XY]Resolution|ResolutionUnit|[XY]Position)"',
     re.IGNORECASE,
 )
-"""Warnings about tags that do not touch the picture: the file is read once more, failing on errors only. Truncated
-data is not among them: half a picture is no success."""
+"""Warnings about tags that do not touch the picture: the file is read once more, failing on errors only, and what is
+heard then must be harmless as well. Neither truncated data is among them, since half a picture is no success, nor a tag
+of which the decoder must know the value."""
 _NO_DIRECTORY: Final = re.compile(r"not (in )?a known (file )?format")
 _DAMAGED: Final = re.compile(rf"error:?$|{2**32 - 1}")
 """libtiff without a reason, or with the number of a row or strip that there is not."""
+_LOST: Final = re.compile(r"error in tile")
+"""libvips, of a piece that it leaves empty."""
 _SHORT: Final = re.compile(r"(?:the file: )?(bad seek to \d+)")
 _REFUSED: Final = {
     4: "a transparency mask", 10: "ITU LAB", 32803: "a camera's raw data (colour filter array)",
@@ -44,6 +59,8 @@ _REFUSED: Final = {
 }  # fmt: skip
 """Photometric interpretations that no decoder here turns into a picture."""
 _KNOWN_PHOTOMETRIC: Final = (0, 1, 2, 3, 5, 6, 8, 9)
+_YCBCR: Final = 6
+_JPEGS: Final = (6, 7)
 _FLOATING_POINT: Final = 3
 _COMPLEX: Final = (5, 6)
 _KNOWN_INTEGERS, _KNOWN_FLOATS = (1, 2, 4, 8, 16, 32), (16, 32)
@@ -101,16 +118,16 @@ def run(context: Context) -> Outcome:
     source, target = context.folder / "input.tif", context.folder / "output.jpg"
     context.converters.warm()
     with _saying("Failed to download TIFF"):
-        context.objects.get_file(key, source)
+        context.objects.get_file(key, source, context.until())
     downloaded = time.monotonic()
     context.check_wanted()
-    with _saying("Failed to convert TIFF"):
+    with _saying("Failed to convert TIFF"), space.writing(), space.suspected(target):
         measured = context.converters.measure(source, target, options)
     made: Converted = measured.converted
     converted = time.monotonic()
     context.check_wanted()
     with _saying("Failed to upload JPEG"):
-        context.objects.put_file(output_key, target, IMAGE_JPEG)
+        context.objects.put_file(output_key, target, IMAGE_JPEG, context.until())
     done = time.monotonic()
     return Outcome(
         output_r2_key=output_key,
@@ -145,12 +162,13 @@ def convert(source: Path, target: Path, options: Options) -> Converted:
     if not options.strict_sharp:
         view = tiff_view.choose(tags)
         _check_convertible(tags, view)
+        tiff_jpeg.check_tiles(source, tags)
     job = _Job(source, target, options, tags, view)
     with vips.listening() as warnings:
         try:
             return job.run(fail_on="warning")
         except vips.load().Error as error:
-            told = vips.told(error, warnings, source)
+            told = job.told(error, warnings)
     if options.strict_sharp:
         raise BadInput(_first(told))
     return _tried_again(job, told)
@@ -161,15 +179,30 @@ def _tried_again(job: "_Job", told: list[str]) -> Converted:
     if told and all(HARMLESS.search(line) for line in told):
         with vips.listening() as warnings:
             try:
-                return job.run(fail_on="error", note=f"read in spite of a warning: {told[0]}")
+                made = job.run(fail_on="error", note=f"read in spite of a warning: {told[0]}")
             except vips.load().Error as error:
-                told = vips.told(error, warnings, job.source)
-    if tiff_rescue.is_for_pillow(job.tags):
-        try:
+                told = job.told(error, warnings)
+            else:
+                _check_harmless(job, warnings)
+                return made
+    try:
+        if tiff_rescue.is_old_jpeg(job.tags):
+            return job.run_old_jpeg()
+        if tiff_rescue.is_for_pillow(job.tags):
             return job.run_with_pillow()
-        except vips.load().Error as error:
-            told = vips.told(error, [], job.source)
+    except vips.load().Error as error:
+        told = job.told(error, [])
     raise BadInput(_first([line for line in told if not HARMLESS.search(line)] or told))
+
+
+def _check_harmless(job: "_Job", warnings: list[str]) -> None:
+    """Raises BadInput, and removes the JPEG, where the pass that fails on errors only was warned of anything else: it
+    writes half a picture as well."""
+    told = [line for line in job.told("", warnings) if not HARMLESS.search(line)]
+    pieces = [line for line in warnings if _LOST.search(line)]
+    if told or pieces or len(warnings) >= vips.MAX_HEARD:
+        job.target.unlink(missing_ok=True)
+        raise BadInput(_first(told))
 
 
 def _first(told: list[str]) -> str:
@@ -193,6 +226,8 @@ def _check_convertible(tags: Directory, view: tiff_view.View | None) -> None:
     if meaning is not None and meaning not in _KNOWN_PHOTOMETRIC:
         what = _REFUSED.get(meaning, "of an unknown kind")
         raise BadInput(f"The image is {what} (photometric interpretation {meaning}), which is not supported")
+    if meaning == _YCBCR:
+        _check_ycbcr(tags)
     form = tags.first(tiff_tags.SAMPLE_FORMAT, 1)
     if form in _COMPLEX:
         raise BadInput("The image has complex samples, which are not supported")
@@ -200,6 +235,15 @@ def _check_convertible(tags: Directory, view: tiff_view.View | None) -> None:
     if view is None and tags.bits not in known:
         name = " floating point" if form == _FLOATING_POINT else ""
         raise BadInput(f"The image has {tags.bits}-bit{name} samples stored in a way that is not supported")
+
+
+def _check_ycbcr(tags: Directory) -> None:
+    """Raises BadInput where libtiff makes noise of planes, or takes levels that mean nothing."""
+    if tags.is_planar:
+        raise BadInput("The image is YCbCr in separate planes, which is not supported")
+    subsampled = tags.values(tiff_tags.YCBCR_SUBSAMPLING)[:2] != (1, 1)
+    if subsampled and tags.compression not in _JPEGS and tiff_colour.has_invalid_levels(tags):
+        raise BadInput("The image is YCbCr, and the levels that the file gives for black and white are not valid")
 
 
 @dataclass(frozen=True)
@@ -218,7 +262,8 @@ class _Job:
         check_dimensions(image.width, image.height)
         if self.options.strict_sharp and image.bands > _SHARPS_MOST_CHANNELS:
             raise BadInput("Input image exceeds channel limit")
-        with self._reserved(image.width * image.height):
+        turned = not self.options.strict_sharp and bool(_turning(_orientation(image)))
+        with self._reserved(image.width * image.height, WHOLE_BYTES_PER_PIXEL if turned else 0.0):
             notes = [note, self.view.note if self.view is not None else None]
             return self._encoded(image, fail_on, [each for each in notes if each])
 
@@ -226,9 +271,20 @@ class _Job:
         """Pillow decodes, all at once, and also turns the picture. Raises pyvips.Error."""
         width, height = self.tags.first(tiff_tags.WIDTH), self.tags.first(tiff_tags.HEIGHT)
         check_dimensions(width, height)
-        with self._reserved(width * height):
+        with self._reserved(width * height, PILLOW_BYTES_PER_PIXEL):
             image = tiff_rescue.open_with_pillow(self.source, self.tags)
-            return self._encoded(image, "error", ["decoded by Pillow", *_turning(self.tags)])
+            decoded = replace(self, tags=tiff_rescue.as_decoded(self.tags))
+            notes = ["decoded by Pillow", *_turning(self.tags.first(tiff_tags.ORIENTATION, 1))]
+            return decoded._encoded(image, "error", notes)
+
+    def run_old_jpeg(self) -> Converted:
+        """libvips decodes the stream that was taken out of the file. Raises pyvips.Error."""
+        width, height = self.tags.first(tiff_tags.WIDTH), self.tags.first(tiff_tags.HEIGHT)
+        check_dimensions(width, height)
+        turned = bool(_turning(self.tags.first(tiff_tags.ORIENTATION, 1)))
+        with self._reserved(width * height, WHOLE_BYTES_PER_PIXEL if turned else 0.0):
+            image = tiff_rescue.open_old_jpeg(self.source, self.tags)
+            return self._encoded(image, "warning", ["old-style JPEG was decoded from its stream"])
 
     def _decoded(self, fail_on: str) -> Any:
         """The picture in libvips' hands: read plainly, or with other tags where it would misread the samples."""
@@ -246,7 +302,7 @@ class _Job:
             image = self._in_srgb(image, fail_on, notes)
             _stop_when(image, self.options.cancelled)
             if not self.options.strict_sharp:
-                image = _turned(image, self.tags, notes)
+                image = _turned(image, notes)
                 _mention_thumbnail(self.tags, pages, notes)
             size = self._written(image, notes)
         return Converted(size=size, width=image.width, height=image.height, pages=pages, notes=tuple(notes))
@@ -273,28 +329,42 @@ class _Job:
 
     def _extremes(self, fail_on: str) -> tuple[float, float]:
         """The lowest and the highest sample of the colours; decodes the picture once more."""
-        statistics = tiff_colour.put_right(self._decoded(fail_on), self.tags, []).stats()
+        image = tiff_colour.put_right(self._decoded(fail_on), self.tags, [])
+        statistics = image.extract_band(0, n=tiff_channels.colours(self.tags, image.bands)).stats()
         return statistics(0, 0)[0], statistics(1, 0)[0]
 
+    def told(self, error: Exception | str, warnings: list[str]) -> list[str]:
+        """What libvips said of the file. Raises WorkerError where it could not write the JPEG."""
+        if vips.is_not_written(error):
+            raise WorkerError("The JPEG cannot be written: the disk may be full, or the place is not writable")
+        return vips.told(error, warnings, self.source, self.target)
+
     @contextmanager
-    def _reserved(self, pixels: int) -> Iterator[None]:
+    def _reserved(self, pixels: int, extra: float) -> Iterator[None]:
+        """Memory for so many pixels, with `extra` bytes for each beyond what mozjpeg takes."""
+        if self.options.jpeg_encoder != jpeg.MOZJPEG:
+            extra += WHOLE_BYTES_PER_PIXEL
         if self.options.memory is None:
             yield
         else:
-            with self.options.memory.hold(pixels, self.options.cancelled):
+            with self.options.memory.hold(pixels, self.options.cancelled, extra=extra):
                 yield
 
 
-def _turning(tags: Directory) -> list[str]:
-    turn = tags.first(tiff_tags.ORIENTATION, 1)
+def _turning(turn: int) -> list[str]:
     return [f"turned as its orientation tag says ({turn})"] if 2 <= turn <= 8 else []
 
 
-def _turned(image: Any, tags: Directory, notes: list[str]) -> Any:
+def _orientation(image: Any) -> int:
+    """What libvips read, which need not be what the tag says: it ignores a damaged one."""
+    return image.get("orientation") if image.get_typeof("orientation") else 1
+
+
+def _turned(image: Any, notes: list[str]) -> Any:
     """The picture as its orientation tag wants it. Turning reads the rows in another order, which a decoder that goes
     from top to bottom cannot: so it comes last, when a pixel has three bytes."""
-    turning = _turning(tags)
-    if not turning or not image.get_typeof("orientation"):
+    turning = _turning(_orientation(image))
+    if not turning:
         return image
     notes.extend(turning)
     return image.copy_memory().autorot()

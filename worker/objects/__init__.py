@@ -1,19 +1,25 @@
 """Object stores: a local folder, S3 and R2, or two presigned URLs. All behave as `base.ObjectStore` says."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from worker.errors import BadInput
+from worker import urls
+from worker.errors import BadInput, Unavailable
 from worker.objects.base import ObjectInfo, ObjectStore, check_key
 
 DEFAULT_BUCKET = "arke-staging"
+_ACCOUNT: Final = re.compile(r"[A-Za-z0-9-]{1,63}")
+"""It becomes part of a host's name."""
 
-__all__ = ["DEFAULT_BUCKET", "ObjectInfo", "ObjectStore", "check_key", "from_environment"]
+__all__ = ["DEFAULT_BUCKET", "ObjectInfo", "ObjectStore", "check", "check_key", "from_environment"]
 
 
 def from_environment(env: Mapping[str, str]) -> ObjectStore:
-    """The store that a task's environment names: INPUT_URL with OUTPUT_URL, else OBJECTS_DIR, else R2_*. Raises
-    BadInput when it names none."""
+    """The store that a task's environment names: INPUT_URL with OUTPUT_URL, else OBJECTS_DIR, else R2_*. Raises as
+    `check` does."""
+    check(env)
     bucket = env.get("R2_BUCKET") or DEFAULT_BUCKET
     if env.get("INPUT_URL") and env.get("OUTPUT_URL"):
         from worker.objects.presigned import PresignedObjects
@@ -27,9 +33,27 @@ def from_environment(env: Mapping[str, str]) -> ObjectStore:
         from worker.objects.s3 import S3Objects
 
         endpoint = env.get("R2_ENDPOINT_URL") or f"https://{env['R2_ACCOUNT_ID']}.r2.cloudflarestorage.com"
-        key, secret = env.get("R2_ACCESS_KEY_ID"), env.get("R2_SECRET_ACCESS_KEY")
-        if not key or not secret:
-            # boto3 would look for others in this machine's files and metadata service.
-            raise BadInput("R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY must both be set to reach the object store")
-        return S3Objects(endpoint, bucket, access_key_id=key, secret=secret)
-    raise BadInput("the environment names no objects: set OBJECTS_DIR, R2_ENDPOINT_URL or R2_ACCOUNT_ID")
+        return S3Objects(endpoint, bucket, access_key_id=env["R2_ACCESS_KEY_ID"], secret=env["R2_SECRET_ACCESS_KEY"])
+    raise AssertionError("unreachable: `check` refuses an environment that names no objects")
+
+
+def check(env: Mapping[str, str]) -> None:
+    """Raises BadInput, which names the variable, where one has a value that can be none; Unavailable where objects are
+    not named, or their keys not: a machine's fault, so another may do the task."""
+    if env.get("INPUT_URL") and env.get("OUTPUT_URL"):
+        urls.split(env["INPUT_URL"], "INPUT_URL")
+        urls.split(env["OUTPUT_URL"], "OUTPUT_URL")
+    elif not env.get("OBJECTS_DIR"):
+        _check_s3(env)
+
+
+def _check_s3(env: Mapping[str, str]) -> None:
+    if env.get("R2_ENDPOINT_URL"):
+        urls.split(env["R2_ENDPOINT_URL"], "R2_ENDPOINT_URL")
+    elif not env.get("R2_ACCOUNT_ID"):
+        raise Unavailable("the environment names no objects: set OBJECTS_DIR, R2_ENDPOINT_URL or R2_ACCOUNT_ID")
+    elif not _ACCOUNT.fullmatch(env["R2_ACCOUNT_ID"]):
+        raise BadInput("R2_ACCOUNT_ID is not valid: it must be letters and digits")
+    if not env.get("R2_ACCESS_KEY_ID") or not env.get("R2_SECRET_ACCESS_KEY"):
+        # boto3 would look for others in this machine's files and metadata service.
+        raise Unavailable("R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY must both be set to reach the object store")

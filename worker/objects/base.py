@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from worker.errors import BadInput
+from worker.until import Until
 
 MAX_KEY_BYTES = 1024
 """The limit of S3."""
+ALWAYS: Final = Until()
 
 _NO_CHARACTER: Final = re.compile("[\x00-\x1f\ud800-\udfff]")
 _NO_PART: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
@@ -30,14 +32,14 @@ class ObjectInfo(NamedTuple):
 class ObjectStore(Protocol):
     """The operations; see the module for the errors."""
 
-    def get_file(self, key: str, path: Path) -> ObjectInfo:
-        """Writes the object to `path`."""
+    def get_file(self, key: str, path: Path, until: Until = ALWAYS) -> ObjectInfo:
+        """Writes the object to `path`. Gives up when `until` says so."""
 
     def read(self, key: str, limit: int) -> bytes:
         """The whole object. Raises BadInput when it is larger than `limit` bytes."""
 
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        """Stores a file; on return it is durable."""
+    def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
+        """Stores a file; on return it is durable. Gives up when `until` says so."""
 
     def put(self, key: str, body: bytes, content_type: str) -> ObjectInfo:
         """Stores bytes; on return they are durable."""

@@ -7,13 +7,16 @@ cannot: hold both `a` and `a/b`; the second put is refused.
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from worker import space
 from worker.errors import BadInput, ObjectMissing, Unavailable
-from worker.objects.base import ObjectInfo, check_key, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, check_key, too_large
+from worker.until import Until
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -27,10 +30,14 @@ class LocalObjects:
         self._bucket = root / bucket
         self._incoming = root / ".incoming"
 
-    def get_file(self, key: str, path: Path) -> ObjectInfo:
-        with self._open(key) as source, path.open("wb") as target:
-            etag = _copy(source, target)
-            return ObjectInfo(key, target.tell(), etag)
+    def get_file(self, key: str, path: Path, until: Until = ALWAYS) -> ObjectInfo:
+        digest = _new_md5()
+        try:
+            with self._open(key) as source:
+                size = space.save(_hashed(until.each(_chunks(source)), digest), path)
+        except OSError as error:
+            raise Unavailable(f"the object cannot be read: {error.strerror}") from error
+        return ObjectInfo(key, size, digest.hexdigest())
 
     def read(self, key: str, limit: int) -> bytes:
         with self._open(key) as source:
@@ -39,10 +46,12 @@ class LocalObjects:
                 raise too_large(key, os.fstat(source.fileno()).st_size, limit)
             return body
 
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
+    def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         def fill(target: IO[bytes]) -> str:
+            digest = _new_md5()
             with path.open("rb") as source:
-                return _copy(source, target)
+                target.writelines(_hashed(until.each(_chunks(source)), digest))
+            return digest.hexdigest()
 
         return self._put(key, fill)
 
@@ -56,7 +65,7 @@ class LocalObjects:
     def head(self, key: str) -> ObjectInfo:
         with self._open(key) as source:
             digest = _new_md5()
-            while chunk := source.read(CHUNK_BYTES):
+            for chunk in _chunks(source):
                 digest.update(chunk)
             return ObjectInfo(key, source.tell(), digest.hexdigest())
 
@@ -86,8 +95,11 @@ class LocalObjects:
                 yield ObjectInfo(key, entry.stat().st_size, "")
 
     def _open(self, key: str) -> IO[bytes]:
+        path = self._path(key)
         try:
-            return self._path(key).open("rb")
+            if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for a writer, for ever
+                raise ObjectMissing
+            return path.open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectMissing() from error
         except OSError as error:
@@ -131,13 +143,16 @@ def _entries(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
         return []
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copies all bytes; returns their MD5."""
-    digest = _new_md5()
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
     while chunk := source.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _hashed(chunks: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
+    """The chunks, each of which also goes into the digest."""
+    for chunk in chunks:
         digest.update(chunk)
-        target.write(chunk)
-    return digest.hexdigest()
+        yield chunk
 
 
 def _new_md5() -> "hashlib._Hash":

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from worker import web
 from worker.errors import Unavailable
-from worker.objects.base import ObjectInfo, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, too_large
+from worker.until import Until
 
 
 class PresignedObjects:
@@ -17,9 +18,9 @@ class PresignedObjects:
         self._output_url = output_url
         self._input_key = input_key
 
-    def get_file(self, key: str, path: Path) -> ObjectInfo:
+    def get_file(self, key: str, path: Path, until: Until = ALWAYS) -> ObjectInfo:
         self._check_input(key)
-        return ObjectInfo(key, *web.persist(lambda: web.download(self._input_url, path)))
+        return ObjectInfo(key, *web.persist(lambda: web.download(self._input_url, path, until), until))
 
     def read(self, key: str, limit: int) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -29,8 +30,8 @@ class PresignedObjects:
                 raise too_large(key, size, limit)
             return path.read_bytes()
 
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        return ObjectInfo(key, *web.persist(lambda: web.upload(self._output_url, path, content_type)))
+    def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
+        return ObjectInfo(key, *web.persist(lambda: web.upload(self._output_url, path, content_type, until), until))
 
     def put(self, key: str, body: bytes, content_type: str) -> ObjectInfo:
         with tempfile.TemporaryDirectory() as folder:

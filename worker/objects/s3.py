@@ -1,15 +1,17 @@
 """Objects in S3 or R2, by boto3, which is imported when the first store is made (0.2 s that others do not pay)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from worker import web
-from worker.errors import ObjectMissing, Unavailable
-from worker.objects.base import ObjectInfo, check_key, too_large
+from worker import space, web
+from worker.errors import ObjectMissing, Unavailable, one_line
+from worker.objects.base import ALWAYS, ObjectInfo, check_key, too_large
+from worker.until import Reading, Until
 
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+"""A download is looked at so often: the client waits until a whole chunk is there."""
 MAX_ATTEMPTS = 5
 _MISSING = ("404", "NoSuchKey", "NotFound")
 
@@ -47,8 +49,8 @@ class S3Objects:
         with _translated():
             self._client.create_bucket(Bucket=self._bucket)
 
-    def get_file(self, key: str, path: Path) -> ObjectInfo:
-        return web.persist(lambda: self._stream(check_key(key), path))
+    def get_file(self, key: str, path: Path, until: Until = ALWAYS) -> ObjectInfo:
+        return web.persist(lambda: self._stream(check_key(key), path, until), until)
 
     def read(self, key: str, limit: int) -> bytes:
         with _translated():
@@ -59,9 +61,13 @@ class S3Objects:
                 body: bytes = stream.read()
                 return body
 
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
+    def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         with path.open("rb") as source:
-            return self._put(key, source, path.stat().st_size, content_type)
+            try:
+                return self._put(key, Reading(source, until), path.stat().st_size, content_type)
+            except Unavailable:
+                until.check()  # boto wraps what its source raises
+                raise
 
     def put(self, key: str, body: bytes, content_type: str) -> ObjectInfo:
         return self._put(key, body, len(body), content_type)
@@ -97,16 +103,15 @@ class S3Objects:
         url: str = self._client.generate_presigned_url(operation, Params=parameters, ExpiresIn=expires_s)
         return url
 
-    def _stream(self, key: str, path: Path) -> ObjectInfo:
+    def _stream(self, key: str, path: Path, until: Until) -> ObjectInfo:
         """boto tries a request again, but not an answer that breaks off: that is Interrupted."""
         with _translated():
             answer = self._client.get_object(Bucket=self._bucket, Key=key)
-        with path.open("wb") as target, _interrupted():
-            for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
-                target.write(chunk)
-            return ObjectInfo(key, target.tell(), _etag(answer))
+        with closing(answer["Body"]) as body, _interrupted():
+            size = space.save(until.each(body.iter_chunks(CHUNK_BYTES)), path)
+            return ObjectInfo(key, size, _etag(answer))
 
-    def _put(self, key: str, body: bytes | IO[bytes], size: int, content_type: str) -> ObjectInfo:
+    def _put(self, key: str, body: bytes | Reading, size: int, content_type: str) -> ObjectInfo:
         with _translated():
             answer = self._client.put_object(
                 Bucket=self._bucket, Key=check_key(key), Body=body, ContentType=content_type, ContentLength=size
@@ -141,6 +146,6 @@ def _translated() -> Iterator[None]:
         if code in _MISSING:
             raise ObjectMissing() from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
-        raise Unavailable(f"the object store answered {status} {code}".strip()) from error
+        raise Unavailable(f"the object store answered {status} {one_line(code)}".strip()) from error
     except BotoCoreError as error:
         raise Unavailable(f"the object store did not answer: {type(error).__name__}") from error

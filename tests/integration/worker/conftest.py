@@ -43,6 +43,7 @@ if "worker.isolated" in sys.orig_argv:
                 case "environment": notes = tuple(os.environ)
                 case "pid": notes = (str(os.getpid()),)
                 case "core": notes = (str(resource.getrlimit(resource.RLIMIT_CORE)[0]),)
+                case "oom": notes = (open("/proc/self/oom_score_adj").read().strip(),)
                 case "ask to end": os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGINT)
                 case wait if wait.startswith("wait "):
                     while not os.path.exists(wait[5:]): time.sleep(0.01)

@@ -93,7 +93,7 @@ def only_error(server: StandIn) -> dict[str, Any]:
         pytest.param(bomb(5_000, 4_000), r"20000000 pixels and needs 143 MB .* with \d+ MB would do", True, id="large"),
         pytest.param(b"do: segfault", r"The decoder crashed on this file \(segmentation fault\)", False, id="crash"),
         pytest.param(b"do: abort", r"The decoder crashed on this file \(aborted\)", False, id="abort"),
-        pytest.param(b"do: killed", "The image of 1000 pixels needs more than the 64 MB", True, id="killed"),
+        pytest.param(b"do: killed", r"The converter was killed \(SIGKILL\), perhaps .*", True, id="killed"),
         pytest.param(b"do: hang", "The conversion took longer than 2 s, the limit", True, id="hang"),
         pytest.param(b"do: bug", "RuntimeError: odd", True, id="bug"),
     ],
@@ -244,3 +244,19 @@ def test_processor_allowance_counts_the_converters(
     assert (code, report["status"]) == (0, "success")
     assert "accepts_next" not in report
     assert server.claims() == []
+
+
+def test_next_worker_removes_what_a_killed_one_left(
+    server: StandIn, presigned: PresignedServer, tmp_path: Path
+) -> None:
+    """After SIGKILL in the middle of a download the folder of the task stays, and goes with the next worker's start."""
+    presigned.objects[KEY] = tiff()
+    presigned.faults["GET"] = ["stall"]
+    place = {"TMPDIR": str(tmp_path)}
+    worker = start(task(server, presigned, **place))
+    assert presigned.arrived.wait(WAIT_S)
+    worker.kill()
+    worker.communicate(timeout=WAIT_S)
+    assert len(list(tmp_path.glob("arke-worker-*"))) == 1
+    code, _, errors = run(task(server, presigned, **place))
+    assert (code, list(tmp_path.glob("arke-worker-*"))) == (0, []), errors

@@ -141,8 +141,18 @@ def test_data_dir_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_s3_is_used_as_soon_as_it_is_named() -> None:
     """R2_ENDPOINT_URL or R2_ACCOUNT_ID switches from the folder to S3."""
     assert not Settings.load({}).uses_s3
-    assert Settings.load({"R2_ACCOUNT_ID": "a"}).uses_s3
-    assert Settings.load({"R2_ENDPOINT_URL": "http://127.0.0.1:1"}).uses_s3
+    keys = {"R2_ACCESS_KEY_ID": "k", "R2_SECRET_ACCESS_KEY": "s"}
+    assert not Settings.load(keys).uses_s3
+    assert Settings.load(keys | {"R2_ACCOUNT_ID": "a"}).uses_s3
+    assert Settings.load(keys | {"R2_ENDPOINT_URL": "http://127.0.0.1:1"}).uses_s3
+
+
+@pytest.mark.parametrize("named", [{"R2_ACCOUNT_ID": "a"}, {"R2_ENDPOINT_URL": "http://127.0.0.1:1"}])
+@pytest.mark.parametrize("half", [{}, {"R2_ACCESS_KEY_ID": "k"}, {"R2_SECRET_ACCESS_KEY": "s"}])
+def test_s3_without_both_keys_is_refused(named: dict[str, str], half: dict[str, str]) -> None:
+    """No task could be done without them, so the service does not start."""
+    with pytest.raises(InvalidSetting, match=r"^R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY must be set where"):
+        Settings.load(named | half)
 
 
 def test_reference_page_is_current() -> None:

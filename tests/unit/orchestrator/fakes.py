@@ -135,6 +135,10 @@ class OpenEngine(FakeEngine):
         self.store.jobs["b1"] = Job(id="b1")
 
 
+def check(settings: FakeServeSettings) -> None:
+    """There is nothing to look at."""
+
+
 def start(settings: FakeServeSettings) -> None:
     """There are no actors to start."""
 
@@ -149,5 +153,6 @@ def serve() -> None:
     from orchestrator.serve import run
 
     here = "tests.unit.orchestrator.fakes"
-    code = run(FakeServeSettings(int(sys.argv[1]), Path(sys.argv[2])), start=f"{here}:start", connect=f"{here}:connect")
+    parts = {name: f"{here}:{name}" for name in ("check", "start", "connect")}
+    code = run(FakeServeSettings(int(sys.argv[1]), Path(sys.argv[2])), **parts)
     os._exit(code)

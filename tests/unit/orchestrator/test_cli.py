@@ -305,7 +305,8 @@ def test_submit_of_local_files_needs_a_local_folder(
     arke: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A service whose objects are on S3 never sees a folder: nothing is copied."""
-    monkeypatch.setenv("R2_ENDPOINT_URL", "http://127.0.0.1:1")
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:1"), ("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s")):
+        monkeypatch.setenv(f"R2_{name}", value)
     assert arke("submit", "--data-dir", str(data_dir), str(data_dir)) == 2
     assert "S3" in capsys.readouterr().err
 
@@ -391,3 +392,31 @@ def test_settings_are_shown_without_secrets(
     shown = capsys.readouterr().out
     assert "ADMIN_KEY=***" in shown
     assert "tell-nobody" not in shown
+
+
+def test_control_characters_of_others_are_shown_not_obeyed(
+    service: Service, arke: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reason, a key or an error may hold what clears or recolours a terminal; lists and JSON show it as escapes."""
+    evil = "\x1b[2J\x9b31m\u202eé"
+    service.on("/status/b1", stands("ERROR", error=evil))
+    item = {"task_id": "t", "status": "failed", "attempt": 1, "input_r2_key": evil, "error": evil}
+    service.on("/batches/b1/tasks", {"items": [item], "next": evil})
+    for command in (("status", "b1"), ("tasks", "b1"), ("watch", "b1")):
+        arke(*command)
+        shown = "".join(capsys.readouterr())
+        assert r"\x1b[2J\x9b31m\u202eé" in shown
+        assert shown.replace("\n", "").isprintable()
+    arke("status", "b1", "--json")
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert json.loads(printed)["error"] == evil
+
+
+def test_control_characters_in_a_refusal_are_shown(
+    service: Service, arke: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the service answers to a command is a text of others, too."""
+    service.on("/status/b1", {"error": "No \x1b[2J.", "code": "invalid_input"}, status=400)
+    assert arke("status", "b1") == 1
+    assert capsys.readouterr().err == "Error: No \\x1b[2J.\n"

@@ -138,6 +138,62 @@ def test_an_encoder_that_is_not_installed_is_told_at_once(tmp_path: Path, monkey
     assert "pip install 'arke-orchestrator[jpegli]'" in done.output
 
 
+@pytest.mark.parametrize("arguments", [[""], ["a.tif", ""], ["a.tif", "-o", ""], [".", "--output="]])
+def test_an_empty_name_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """It is what an unset variable of a script becomes: told, and nothing is done."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tif").touch()
+    done = CliRunner().invoke(convert, arguments)
+    assert done.exit_code == 2
+    assert "it is empty; the current folder is called `.`" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("JPEG_QUALITY", "best"), ("JPEG_ENCODER", "turbo"), ("STRICT_SHARP", "perhaps")]
+)
+def test_a_bad_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """And not the option, which nobody gave."""
+    (tmp_path / "a.tif").touch()
+    monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(convert, [str(tmp_path)])
+    assert done.exit_code == 2
+    assert f"Invalid value for {name} in the environment: '{value}'" in done.stderr
+    assert "'--" not in done.stderr
+
+
+def test_a_bad_option_is_named_also_where_there_is_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was given is what is at fault."""
+    monkeypatch.setenv("JPEG_QUALITY", "80")
+    done = CliRunner().invoke(convert, [str(tmp_path), "--quality", "best"])
+    assert "Invalid value for '--quality': 'best'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "--json"], "nowhere does not exist."),
+        (["--json", ".", "--jobs", "0"], "'--jobs'"),
+        (["--json"], "Missing argument"),
+        ([".", "--json", "--what"], "--what"),
+    ],
+)
+def test_programs_are_told_why_nothing_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    """With --json, standard output has the summary of nothing with the error in it, whoever found it."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(convert, arguments)
+    assert done.exit_code == 2
+    (line,) = done.stdout.splitlines()
+    told = json.loads(line)["summary"]
+    assert sentence in told.pop("error")
+    assert not any(told.values())
+    assert sentence in done.stderr
+
+
 @pytest.mark.parametrize("name", sorted(command_line.COMMANDS))
 def test_every_command_is_found(name: str) -> None:
     """Under the name by which it calls itself."""

@@ -1,11 +1,14 @@
 """What is prepared for Ray and HAProxy before either is started."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from orchestrator import serve
 
@@ -19,6 +22,72 @@ def test_importing_the_module_does_not_import_ray() -> None:
 def test_free_ports_differ() -> None:
     """Ports asked for together are all different."""
     assert len(set(serve.free_ports(8))) == 8
+
+
+def test_free_ports_are_not_ephemeral(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is bound only seconds later is not what any connection may get meanwhile; Linux says where that begins."""
+    stated = tmp_path / "range"
+    stated.write_text("25000\t60999\n")
+    monkeypatch.setattr(serve, "EPHEMERAL_RANGE", stated)
+    assert all(20_000 <= port < 25_000 for port in serve.free_ports(50))
+    stated.unlink()
+    assert all(20_000 <= port < 32_768 for port in serve.free_ports(50))
+
+
+def test_where_all_ports_are_ephemeral_there_still_are_some() -> None:
+    """A system whose ephemeral ports begin at 1024 leaves none below them."""
+    assert len(serve.candidate_ports(1024)) > 40_000
+
+
+def test_ports_in_use_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is tried by binding; one that another listens on is passed over."""
+    with socket.create_server((serve.LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setattr("random.sample", lambda *_, **__: [taken, *range(20_000, 20_400)])
+        assert serve.free_ports(1)[0] in range(20_000, 20_400)
+
+
+RUN = """
+import os, sys
+from pathlib import Path
+from orchestrator import serve
+from tests.unit.orchestrator import fakes
+from actors.errors import CannotStart
+
+def hopeless(settings):
+    raise CannotStart("The database is none.")
+
+def unlucky(settings):
+    raise OSError(98, "Address already in use")
+
+sys.modules["made"] = sys.modules["__main__"]
+os._exit(serve.run(fakes.FakeServeSettings(1, Path(sys.argv[1])), check="made:" + sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("check", "why", "again"),
+    [
+        ("hopeless", "The database is none.", False),
+        ("unlucky", "OSError: [Errno 98] Address already in use", True),
+    ],
+)
+def test_what_prevents_serving_is_told_and_logged(tmp_path: Path, check: str, why: str, again: bool) -> None:
+    """One line for the supervisor says why, and whether another start may help; the log has the traceback."""
+    done = subprocess.run([sys.executable, "-c", RUN, tmp_path, check], capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout) == {"ready": False, "why": why, "again": again}
+    assert (done.returncode, done.stderr) == (1, "")
+    logged = (tmp_path / "logs" / "engine.log").read_text()
+    assert "cannot_serve" in logged
+    assert "Traceback" in logged
+
+
+def test_an_error_of_an_actor_is_told_without_its_traceback() -> None:
+    """Ray's exception has a traceback as its text and the cause beside it: the cause is told."""
+    error = RuntimeError("ray::StoreActor.ready()\n  File 'x.py', line 1")
+    vars(error)["cause"] = ValueError("not this one\nnor that")
+    assert serve.sentence_of(error) == "ValueError: not this one"
+    assert serve.sentence_of(KeyError()) == "KeyError"
 
 
 def test_the_wrapper_moves_only_the_listeners_it_is_told(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class SlowGate(MemoryGate):
         self.held = self.most = 0
 
     @contextmanager
-    def hold(self, pixels: int, cancelled: threading.Event) -> Iterator[None]:
+    def hold(self, pixels: int, cancelled: threading.Event, *, extra: float = 0.0) -> Iterator[None]:
         self._clock.now += 3600
         self.held += 1
         self.most = max(self.most, self.held)

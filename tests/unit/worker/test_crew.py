@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from worker.crew import Order, Result, plan_of, work
+from worker.crew import Order, Result, Work, plan_of
 from worker.errors import BadInput, Cancelled
 from worker.folder import Job, find
 from worker.kinds.tiff import Converted, Options
-from worker.ledger import Ledgers
+from worker.ledger import LEDGER_NAME, Ledgers
 
 Act = Callable[[Path, Path, Options], None]
 WITHIN_S = 5.0
@@ -46,7 +46,8 @@ def jobs(tmp_path: Path) -> list[Job]:
 def ends(jobs: list[Job], act: Act | None = None, *, force: bool = False, hands: int = 2) -> dict[str, Result]:
     """The results by the names of the sources."""
     order = Order(options=Options(), force=force)
-    with closing(work(jobs, order, Ledgers(), hands=hands, make=lambda: Converter(act))) as results:
+    work = Work(jobs, order, Ledgers(), hands=hands, make=lambda: Converter(act))
+    with closing(work.results()) as results:
         return {result.job.source.name: result for result in results}
 
 
@@ -150,13 +151,56 @@ def test_stopping_leaves_no_half_result(jobs: list[Job], tmp_path: Path) -> None
             raise Cancelled("stopped")
 
     converter._act = act
-    results = work(jobs, Order(options=Options()), Ledgers(), hands=1, make=lambda: converter)
+    results = Work(jobs, Order(options=Options()), Ledgers(), hands=1, make=lambda: converter).results()
     assert next(results).job.source.name == "0.tif"
     assert second_runs.wait(WITHIN_S)
     results.close()
     assert was_told == [True, True]
     assert left_in(tmp_path) == ["0.jpg"]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("convert-")]
+
+
+def test_what_ended_while_it_was_stopped_is_told(
+    jobs: list[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A JPEG that was on its way into its place when the stop came, from a signal handler for instance, is there and
+    among the results; what was not begun by then is neither."""
+    replaced, publishing, stopped = Path.replace, threading.Event(), threading.Event()
+
+    def slow(draft: Path, target: Path) -> Path:
+        publishing.set()
+        assert stopped.wait(WITHIN_S)
+        return replaced(draft, target)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    order = Order(options=Options())
+    converter = Converter()
+    monkeypatch.setattr(converter, "close", stopped.set)
+    work = Work(jobs, order, Ledgers(), hands=1, make=lambda: converter)
+    with closing(work.results()) as results:
+        threading.Thread(target=lambda: publishing.wait(WITHIN_S) and work.stop()).start()
+        assert [result.job.source.name for result in results] == ["0.tif"]
+    assert work.was_stopped
+    assert left_in(tmp_path) == ["0.jpg"]
+
+
+def test_a_stop_loses_no_result_that_waits(jobs: list[Job], tmp_path: Path) -> None:
+    """Results that had come before the stop, or behind it, are all told; a second stop changes nothing."""
+    work = Work(jobs, Order(options=Options()), Ledgers(), hands=3, make=Converter)
+    with closing(work.results()) as results:
+        told = [next(results)]
+        work.stop()
+        work.stop()
+        told += results
+    assert sorted(result.job.target.name for result in told) == left_in(tmp_path)
+
+
+def test_without_a_stop_there_was_none(jobs: list[Job]) -> None:
+    """Nor is one that comes when everything has ended."""
+    work = Work(jobs, Order(options=Options()), Ledgers(), hands=2, make=Converter)
+    assert len(list(work.results())) == 6
+    work.stop()
+    assert not work.was_stopped
 
 
 def test_a_result_after_the_stop_is_not_published(jobs: list[Job], tmp_path: Path) -> None:
@@ -197,6 +241,19 @@ def test_foreign_and_missing_files_are_refused_by_the_plan(jobs: list[Job], tmp_
         "The file cannot be read: No such file or directory",
         "The file cannot be read: Too many levels of symbolic links",
     ]
+
+
+def test_a_ledger_that_is_a_link_is_refused_before_anything_is_converted(jobs: list[Job], tmp_path: Path) -> None:
+    """By the plan, and with force, which plans nothing, by the work."""
+    (tmp_path / LEDGER_NAME).symlink_to(tmp_path / "precious.jsonl")
+    plan = plan_of(jobs, Order(options=Options()), Ledgers())
+    forced = ends(jobs, lambda *_: pytest.fail("it was converted"), force=True)
+    assert plan.to_do == []
+    (error,) = {result.error for result in (*plan.refused, *forced.values())}
+    assert error is not None
+    assert error.startswith(LEDGER_NAME)
+    assert error.endswith("cannot be used: it is a symbolic link, and is not followed")
+    assert left_in(tmp_path) == []
 
 
 def test_what_is_no_regular_file_fails(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 import contextlib
 import fcntl
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.ledger import DRAFT_PREFIX, LEDGER_NAME, Ledger, Occupied, Stamp
+from worker.ledger import DRAFT_PREFIX, LEDGER_NAME, Ledger, Occupied, Stamp, UnusableLedger
 
 OPTIONS: dict[str, Any] = {"quality": 95}
 HOUR_NS = 3600 * 10**9
+WITHIN_S = 5.0
 
 
 @pytest.fixture
@@ -173,6 +176,37 @@ def test_what_another_run_appends_is_seen(source: Path, target: Path) -> None:
     assert early.is_done(source, target, OPTIONS)
 
 
+@pytest.mark.parametrize("named", ["victim", "nothing"])
+def test_a_ledger_that_is_a_link_is_not_followed(source: Path, target: Path, named: str) -> None:
+    """Neither read nor written through, also where it comes between the look and the write: what it names stays as it
+    is, and no JPEG is made that nobody would know."""
+    target.parent.mkdir()
+    victim = target.parent / "victim"
+    victim.write_bytes(b"precious")
+    ledger = Ledger(target.parent)
+    with ledger.draft() as draft:
+        (target.parent / LEDGER_NAME).symlink_to(target.parent / named)
+        with pytest.raises(UnusableLedger, match="is a symbolic link"):
+            ledger.publish(draft, source, target, read=Stamp.of(source), options=OPTIONS, force=True)
+    with pytest.raises(UnusableLedger, match="is a symbolic link"):
+        make(source, target)
+    with pytest.raises(UnusableLedger, match="is a symbolic link"):
+        is_done(source, target)
+    assert names(target.parent) == [LEDGER_NAME, "victim"]
+    assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(("obstruct", "reason"), [(Path.mkdir, "it is a folder"), (os.mkfifo, "it is no regular file")])
+def test_what_is_no_ledger_is_named(source: Path, target: Path, obstruct: Callable[[Path], None], reason: str) -> None:
+    """A folder or a pipe in the ledger's place: told before the conversion, and not waited for."""
+    target.parent.mkdir()
+    obstruct(target.parent / LEDGER_NAME)
+    with pytest.raises(UnusableLedger, match=rf"^\.arke-convert\.jsonl, .* cannot be used: {reason}$"):
+        is_done(source, target)
+    with pytest.raises(UnusableLedger, match=reason), Ledger(target.parent).draft():
+        pytest.fail("a draft was begun")
+
+
 def test_drafts_of_killed_runs_are_swept(source: Path, target: Path) -> None:
     """Those that nobody holds; one that another run is writing stays."""
     target.parent.mkdir()
@@ -182,6 +216,18 @@ def test_drafts_of_killed_runs_are_swept(source: Path, target: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         make(source, target)
     assert names(target.parent) == [LEDGER_NAME, held.name, "a.jpg"]
+
+
+def test_what_is_no_draft_does_not_hold_up_the_sweep(source: Path, target: Path) -> None:
+    """A pipe that is named like one is not waited for, and what a link names stays."""
+    target.parent.mkdir()
+    os.mkfifo(target.parent / f"{DRAFT_PREFIX}pipe")
+    (target.parent / f"{DRAFT_PREFIX}link").symlink_to(source)
+    sweeping = threading.Thread(target=make, args=(source, target), daemon=True)
+    sweeping.start()
+    sweeping.join(WITHIN_S)
+    assert not sweeping.is_alive()
+    assert is_done(source, target)
 
 
 def test_a_draft_is_held(target: Path) -> None:

@@ -10,14 +10,16 @@ from worker.kinds import find
 from worker.limits import (
     BYTES_PER_PIXEL,
     MB,
+    WHOLE_BYTES_PER_PIXEL,
     MemoryGate,
+    base_bytes,
     check_dimensions,
     exhausted,
     memory_for_pictures,
     tells_of_memory,
 )
 from worker.settings import InvalidSetting, WorkerSettings, missing_task_variables, task_environment
-from worker.web import place
+from worker.urls import place
 
 
 def test_defaults_are_the_contracts() -> None:
@@ -35,6 +37,14 @@ def test_invalid_values_name_the_variable(name: str, value: str) -> None:
     """A wrong value stops the worker before anything starts, with its name in the message."""
     with pytest.raises(InvalidSetting, match=name):
         WorkerSettings.load({name: value})
+
+
+def test_a_rate_of_processor_time_needs_something_to_begin_with() -> None:
+    """With nothing to begin with a machine would be spent before its first task."""
+    with pytest.raises(InvalidSetting, match="WORKER_CPU_RATE needs WORKER_CPU_BURST_S"):
+        WorkerSettings.load({"WORKER_CPU_RATE": "0.5"})
+    both = WorkerSettings.load({"WORKER_CPU_RATE": "0.5", "WORKER_CPU_BURST_S": "60"})
+    assert (both.cpu_burst_s, both.cpu_rate) == (60, 0.5)
 
 
 def test_missing_task_variables_are_listed() -> None:
@@ -73,6 +83,51 @@ def test_memory_gate_lets_in_what_fits() -> None:
         waiting.join(5)
 
 
+def test_memory_gate_keeps_the_order() -> None:
+    """Behind a large picture that waits, a small one that would fit waits too: else the large one might for ever."""
+    gate = MemoryGate(int(20 * BYTES_PER_PIXEL))
+    let_in: list[int] = []
+
+    def convert(pixels: int) -> None:
+        with gate.hold(pixels, threading.Event()):
+            let_in.append(pixels)
+
+    threads = [threading.Thread(target=convert, args=(pixels,)) for pixels in (20, 1)]
+    with gate.hold(10, threading.Event()):
+        for place, thread in enumerate(threads, 1):
+            thread.start()
+            while len(gate._queue) < place and thread.is_alive():
+                thread.join(0.01)
+    for thread in threads:
+        thread.join(5)
+    assert let_in == [20, 1]
+
+
+def test_one_that_gives_up_frees_its_place() -> None:
+    """A large picture that is no longer wanted does not keep back those behind it."""
+    gate = MemoryGate(int(20 * BYTES_PER_PIXEL))
+    unwanted = threading.Event()
+    unwanted.set()
+    with gate.hold(10, threading.Event()):
+        with pytest.raises(Cancelled), gate.hold(20, unwanted):
+            pass
+        with gate.hold(10, threading.Event()):
+            """It fits."""
+
+
+def test_memory_gate_counts_what_else_is_held() -> None:
+    """A picture that is turned, or decoded by Pillow, needs more for each of its pixels; the machine that would do has
+    room for its processes too."""
+    gate = MemoryGate(int(1000 * BYTES_PER_PIXEL), base_bytes=base_bytes(4))
+    with gate.hold(1000, threading.Event()):
+        pass
+    with (
+        pytest.raises(LimitExceeded, match="one with 241 MB would do"),
+        gate.hold(1000, threading.Event(), extra=WHOLE_BYTES_PER_PIXEL),
+    ):
+        pass
+
+
 def test_limits_are_said_with_numbers() -> None:
     """What is over a limit names its size, the limit, and what would do."""
     with (
@@ -85,9 +140,10 @@ def test_limits_are_said_with_numbers() -> None:
 
 
 def test_memory_is_the_machines_unless_set() -> None:
-    """A set limit counts; without one there is some."""
-    assert memory_for_pictures(1024) < 1024**3
-    assert memory_for_pictures(None) > 0
+    """A set limit counts, less the worker and as many processes as convert at once; without one there is some."""
+    assert memory_for_pictures(1024, 2) == (1024 - 3 * 48) * MB
+    assert memory_for_pictures(1024, 7) == (1024 - 8 * 48) * MB
+    assert memory_for_pictures(None, 2) > 0
 
 
 def test_sentences() -> None:

@@ -4,13 +4,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from orchestrator.cli.samples import write_samples
 from tests import oracle
+from tests.corpus.base import shapes
+from tests.corpus.bilevel import fax_page
+from tests.corpus.doubtful import halved, harmless
 from tests.corpus.writer import Page, Tag, write
-from worker.errors import BadInput, Cancelled, LimitExceeded
+from worker.errors import BadInput, Cancelled, LimitExceeded, WorkerError
 from worker.kinds.tiff import Converted, Options, convert, output_key_of
 from worker.limits import MemoryGate
 
@@ -95,7 +99,7 @@ def test_broken_files_are_refused_in_one_sentence(samples: dict[str, Path], tmp_
     ("cut", "says"),
     [
         (lambda body: body[: len(body) // 2], "directory cannot be read|shorter|Read error"),
-        (lambda body: body[:8] + bytes(100) + body[108:], "."),
+        (lambda body: body[:8] + bytes(100) + body[108:], "Using code not yet in table"),
     ],
 )
 def test_strict_refuses_what_libvips_warns_about(
@@ -117,6 +121,26 @@ def test_harmless_warning_does_not_fail_a_file(tmp_path: Path) -> None:
     assert any("read in spite of a warning" in note for note in result.notes), result.notes
     with pytest.raises(BadInput):
         convert(source, tmp_path / "out.jpg", Options(strict_sharp=True))
+
+
+def test_second_reading_must_be_harmless_too(tmp_path: Path) -> None:
+    """Half a fax behind a harmless tag: the pass that ignores warnings is judged by them, and no JPEG is left."""
+    page = halved(fax_page(np.repeat(np.repeat(shapes(), 8, axis=0), 8, axis=1), "G4", 0, 1))
+    (tmp_path / "t.tif").write_bytes(write([harmless(page)]))
+    with pytest.raises(BadInput, match="Premature EOF"):
+        convert(tmp_path / "t.tif", tmp_path / "out.jpg", Options())
+    assert not (tmp_path / "out.jpg").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_is_not_the_files_fault(samples: dict[str, Path], tmp_path: Path) -> None:
+    """A write error can be tried again, and names no path; nothing is said of damaged data."""
+    (tmp_path / "full.jpg").symlink_to("/dev/full")
+    for target in (tmp_path / "full.jpg", tmp_path / "no folder" / "out.jpg"):
+        with pytest.raises(WorkerError, match=r"^The JPEG cannot be written") as caught:
+            convert(samples["rgb"], target, Options())
+        assert caught.value.retryable
+        assert str(tmp_path) not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from worker.tiff_tags import (
     PHOTOMETRIC,
     REFERENCE_BLACK_WHITE,
     S_MIN_SAMPLE_VALUE,
+    TILE_BYTE_COUNTS,
+    TILE_OFFSETS,
     WIDTH,
     read_directory,
 )
@@ -50,6 +52,42 @@ def test_patched_tag_reads_as_its_new_value(tmp_path: Path, order: str, big: boo
     after = read_directory(path)
     assert after.values(BITS_PER_SAMPLE) == (16,)
     assert (after.first(WIDTH), after.compression, after.photometric) == (3, 70_000, 6)
+
+
+def test_first_of_two_tags_counts(tmp_path: Path) -> None:
+    """As in libtiff: else the samples would be taken for others than those that are decoded."""
+    path = tmp_path / "t.tif"
+    path.write_bytes(write([Page(TAGS, [b"x"], again={258: Tag("H", [12]), 256: Tag("I", [1])})]))
+    tags = read_directory(path)
+    assert (tags.bits, tags.first(WIDTH)) == (8, 70_000)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_long_lists_are_read_whole(tmp_path: Path, order: str, big: bool) -> None:
+    """A thousand tiles have a thousand offsets; one tile has its offset in the entry itself."""
+    path = tmp_path / "t.tif"
+    for count in (1, 1000):
+        page = Page(TAGS, [b"x"] * count, offsets=324, counts=325)
+        path.write_bytes(write([page], order=order, big=big))
+        tags = read_directory(path)
+        assert tags.all_values(path, TILE_BYTE_COUNTS) == (1,) * count
+        assert len(set(tags.all_values(path, TILE_OFFSETS))) == count
+
+
+def test_list_beyond_the_end_is_empty(tmp_path: Path) -> None:
+    """A count that lies asks for no memory."""
+    path = tmp_path / "t.tif"
+    path.write_bytes(write([Page(TAGS | {325: Tag("I", [1, 1], count=0x3FFFFFFF)}, [b"x"])]))
+    assert read_directory(path).all_values(path, TILE_BYTE_COUNTS) == ()
+
+
+def test_changed_tags_are_others(tmp_path: Path) -> None:
+    """The directory that was read stays as it is."""
+    path = tmp_path / "t.tif"
+    path.write_bytes(write([Page(TAGS, [b"x"])]))
+    tags = read_directory(path)
+    assert (tags.with_value(PHOTOMETRIC, 2).photometric, tags.photometric) == (2, 6)
 
 
 def test_what_has_no_directory_has_no_tags(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ SOURCE = Path("/some where/scan.tif")
         ("VipsJpeg: premature end of JPEG image\nVipsJpeg: premature end of JPEG image\n",
          ["premature end of JPEG image"]),
         ("unable to call jpegsave\n  ", []),
+        ("unable to call jpegsave\n  tiff2vips: \ntiff2vips: Bad code\n", ["Bad code"]),
     ],
 )  # fmt: skip
 def test_errors_become_sentences(text: str, told: list[str]) -> None:
@@ -33,6 +34,35 @@ def test_warnings_come_after_the_error() -> None:
     """A file that fails because of a warning has no other sentence."""
     heard = ["VIPS: TIFF directory loop in /some where/scan.tif", "error in tile 0 x 0"]
     assert vips.told(ValueError("unable to call jpegsave\n"), heard, SOURCE) == ["TIFF directory loop in the file"]
+
+
+def test_path_of_the_result_is_not_told() -> None:
+    """What cannot be written is named "the JPEG": where it lies is nobody's business."""
+    text = "unable to call jpegsave\n  /some where/scan.jpg: unable to open for write\n"
+    assert vips.told(ValueError(text), [], SOURCE, SOURCE.with_suffix(".jpg")) == ["the JPEG: unable to open for write"]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("unable to call jpegsave\n  /a/b.jpg: write error\nsystem error: No space left on device\n"
+         "VipsJpeg: unable to write to target\nwbuffer_write: write failed\n", False),
+        ("unable to call jpegsave\n  /a/b.jpg: unable to open for write\n", False),
+        ("unable to call jpegsave\n  tiff2vips: read error\nwbuffer_write: write error\n", True),
+    ],
+)  # fmt: skip
+def test_full_disk_is_no_damage(text: str, written: bool) -> None:
+    """A fault of the place for the JPEG is told from one of the file."""
+    assert vips.is_not_written(ValueError(text)) is not written
+
+
+def test_flood_of_one_warning_hides_no_other() -> None:
+    """A file can make the decoder say the same a thousand times before it says what matters."""
+    with vips.listening() as heard:
+        for _ in range(2 * vips.MAX_HEARD):
+            vips.load().logger.warning("harmless")
+        vips.load().logger.warning("half of it is missing")
+    assert heard == ["harmless", "half of it is missing"]
 
 
 def test_warnings_are_heard_by_those_who_listen() -> None:

@@ -34,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the worker; returns its exit code."""
     options = _parse(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("pyvips").setLevel(logging.ERROR)
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:

@@ -47,7 +47,6 @@ LEVELS: Final = {  # of libraries that would otherwise log each request, or each
     "asyncio": logging.WARNING,
     "uvicorn": logging.WARNING,
     "uvicorn.access": logging.WARNING,
-    "pyvips": logging.ERROR,
     "worker.web": logging.WARNING,  # each try while the service starts again; the last one is the error of a task
 }
 

@@ -24,12 +24,15 @@ def root_logger() -> Iterator[None]:
     """What `configure` changes is put back."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in telemetry.LEVELS}
     root.handlers[:] = []  # pytest's own are not closed
     yield
     for handler in root.handlers:
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
 
 
 def lines(caplog: pytest.LogCaptureFixture, before: Job, after: Job, *tasks: Task) -> list[tuple[str, str]]:

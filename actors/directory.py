@@ -6,13 +6,13 @@ death. A process that dies under a call is not the caller's problem: the call is
 
 import asyncio
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from actors import telemetry, wire
 from actors.errors import ArkeError, NotFound, Unavailable
 from actors.rules.model import Job
+from actors.rules.placement import shared_host
 from actors.rules.states import TERMINAL_JOBS
 from actors.store import Store
 
@@ -24,11 +24,6 @@ PLACEMENTS: Final = 20_000
 
 Ensure = Callable[[str], Awaitable[None]]
 """Make sure that the actor of this name runs; returns when it listens. Raises Unavailable."""
-
-
-def shared_host(job_id: str, hosts: int) -> str:
-    """The standing actor of a job that has none of its own."""
-    return f"batches:{zlib.crc32(job_id.encode()) % hosts}"
 
 
 class Directory:

@@ -4,7 +4,6 @@ Each runs inside the writer's transaction and may be sent again: a second time c
 raises an ArkeError before or after it wrote; the writer takes back what it wrote.
 """
 
-import zlib
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actors.errors import Conflict, Fenced, NotFound
 from actors.rules.model import Job, Task
+from actors.rules.placement import OWN_ACTOR, shared_host
 from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
 from actors.store.commit import Commit
 from actors.store.engine import Db, Sql, one_of
@@ -28,8 +28,6 @@ BURST_MS: Final = 10_000
 BURST_SHARE: Final = 4
 """Of MAX_ACTIVE_BATCHES, small jobs get a quarter as own actors within BURST_MS; the others of them share."""
 
-OWN_ACTOR: Final = "batch:"
-SHARED_ACTOR: Final = "batches:"
 _OPEN_STATES: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
 
 
@@ -333,7 +331,7 @@ def admit(db: Db, request: dict[str, Any]) -> str | None:
     if _count(db, _COUNT_OWN_ACTORS) < most and not (is_small and _is_burst(db, most, request["now"])):
         place = OWN_ACTOR + job.id
     elif is_small:
-        place = f"{SHARED_ACTOR}{zlib.crc32(job.id.encode()) % request['shared_hosts']}"
+        place = shared_host(job.id, request["shared_hosts"])
     else:
         return None
     alarm = job.alarm_at if job.state in TERMINAL_JOBS else request["now"]

@@ -10,7 +10,7 @@ from itertools import count
 
 import pytest
 
-from actors.directory import shared_host
+from actors.rules.placement import shared_host
 from actors.sources.prefix import PAGE
 from tests.acceptance.service import Service, eventually
 

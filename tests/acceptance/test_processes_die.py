@@ -8,7 +8,7 @@ from itertools import count, islice
 
 import pytest
 
-from actors.directory import shared_host
+from actors.rules.placement import shared_host
 from tests.acceptance.killing import QUIET, check_complete, create, kill, role
 from tests.acceptance.service import Hands, Service, Traffic, eventually
 from tests.stand_ins.receiver import Receiver

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from actors import directory, wire
-from actors.directory import Directory, shared_host
+from actors.directory import Directory
 from actors.errors import Unavailable
 from actors.rules.model import Job
+from actors.rules.placement import shared_host
 from actors.rules.states import JobState
 
 

@@ -232,16 +232,22 @@ def _is_free(port: int) -> bool:
 
 
 def write_wrapper(path: Path, haproxy: str, ports: Iterable[int]) -> Path:
-    """A script in place of HAProxy that moves its own listeners to 127.0.0.1, and is then HAProxy.
+    """A script in place of HAProxy that mends its configuration (also one that was mended), and is then HAProxy.
 
-    Ray's template binds statistics and metrics to all interfaces and has no setting for it.
+    It does what Ray's template has no setting for. HAProxy's own listeners, which the template binds to all
+    interfaces, move to 127.0.0.1: statistics and metrics. And a request waits for its body, up to a buffer of 15 KiB,
+    before a replica gets any of it: HAProxy repeats only what it had whole when it sent it (`retry-on`), and what
+    came in two packets would be lost with the replica.
     """
     listeners = "|".join(str(port) for port in ports)
     script = f"""#!/bin/sh
 previous=
 for argument in "$@"; do
     if [ "$previous" = -f ]; then
-        sed -i -E 's/^([[:space:]]*bind[[:space:]]+)\\*?:({listeners})$/\\1{LOOPBACK}:\\2/' "$argument" || exit 1
+        sed -i -E \\
+            -e 's/^([[:space:]]*bind[[:space:]]+)\\*?:({listeners})$/\\1{LOOPBACK}:\\2/' \\
+            -e '/^[[:space:]]*option http-buffer-request$/d' \\
+            -e 's/^defaults$/&\\n    option http-buffer-request/' "$argument" || exit 1
     fi
     previous=$argument
 done

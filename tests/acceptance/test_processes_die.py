@@ -1,9 +1,12 @@
 """kill -9 of each process of the service while a batch of 200 files runs: the batch ends as if nothing had happened."""
 
+import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection
 from itertools import count, islice
 
 import pytest
@@ -18,7 +21,9 @@ KEYS = [f"kill/p{n:03}.tif" for n in range(FILES)]
 EARLY = 10
 """Tasks that are completed when the process is killed: the batch is well under way."""
 HELD = 8
-"""Results that are reported in the moment after the kill."""
+"""Results that are reported in the moment after the kill, or were begun before it."""
+CONTINUE = b"HTTP/1.1 100 "
+"""Begins what asks a client for the body of its request."""
 SMALL = 10
 """Batches that are created at once. Some of them get an actor each, and the others share one."""
 SMALL_FILES = 30
@@ -63,6 +68,31 @@ def test_kill_is_not_noticed(service: Service, receiver: Receiver, batch: str, v
     assert len(hands.reports) > HELD
     check_complete(service, receiver, batch, KEYS)
     hands.check_counted(service.tasks(batch))
+
+
+def test_kill_amid_a_request(service: Service, batch: str) -> None:
+    """Of some requests the head was sent when a replica is killed, and the body follows: all are answered.
+
+    HAProxy must not pass on a head without its body: it could not repeat the request, and where its connection was
+    used before, it would close the client's without an answer.
+    """
+    done = next(task for task in service.tasks(batch) if task["status"] == "completed")
+    path = service.callback_path(batch, done["task_id"], attempt=done["attempt"])
+    body = json.dumps({"task_id": done["task_id"], "batch_id": batch, "status": "success"}).encode()
+    head = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Expect": "100-continue"}
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(HTTPConnection("127.0.0.1", service.port, 60))) for _ in range(HELD)]
+        for client in clients:
+            client.request("POST", path, body, {"Content-Type": "application/json"})
+            client.getresponse().read()
+            client.request("POST", path, headers=head)
+        for client in clients:  # whoever asks for the body, HAProxy or a replica, has the head
+            assert client.sock.recv(len(CONTINUE), socket.MSG_PEEK) == CONTINUE
+        kill(service, batch, QUIET["replica"])
+        for client in clients:
+            client.send(body)
+        assert [client.getresponse().status for client in clients] == [200] * HELD
+    service.settle()
 
 
 def test_kill_of_a_shared_actor(service: Service, receiver: Receiver, tiff: bytes) -> None:

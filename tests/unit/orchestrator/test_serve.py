@@ -100,6 +100,19 @@ def test_the_wrapper_moves_only_the_listeners_it_is_told(tmp_path: Path) -> None
     assert config.read_text() == "  bind 127.0.0.1:8404\n    bind 127.0.0.1:9101\n    bind *:8787\n  bind *:84040\n"
 
 
+def test_the_wrapper_has_requests_wait_for_their_bodies(tmp_path: Path) -> None:
+    """The option is in the section of defaults once, however often the file has passed."""
+    config = tmp_path / "haproxy.cfg"
+    config.write_text("global\n    maxconn 9\ndefaults\n    mode http\nfrontend defaults_too\n    mode http\n")
+    wrapper = serve.write_wrapper(tmp_path / "haproxy", "/bin/true", (8404, 9101))
+    for _ in range(2):
+        subprocess.run([wrapper, "-f", config], check=True)
+        assert config.read_text() == (
+            "global\n    maxconn 9\ndefaults\n    option http-buffer-request\n    mode http\n"
+            "frontend defaults_too\n    mode http\n"
+        )
+
+
 def test_services_have_files_and_ports_of_their_own(tmp_path: Path) -> None:
     """Of two services, no socket, file or fixed port of HAProxy is the same."""
     made = []

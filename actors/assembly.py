@@ -7,10 +7,10 @@ from typing import Any
 
 from actors import telemetry, wire
 from actors.channels.final_callback import FinalCallback
-from actors.clock import Clock
+from actors.clock import TimeSource
 from actors.directory import Directory, Ensure
 from actors.errors import ArkeError, CannotStart, Conflict, NotFound, Unavailable
-from actors.fleet import Fleet
+from actors.fleet import SWEEP_MS, TICK_MS, Fleet
 from actors.host import Host, task_environment
 from actors.intake import Intake
 from actors.machines.base import Provider
@@ -24,12 +24,15 @@ from actors.rules.model import Job
 from actors.rules.states import JobState, TaskStatus
 from actors.settings import Settings
 from actors.signing import load_or_make_secret, machine_token
-from actors.store import Store
+from actors.sources.base import Objects
+from actors.store import PatientWriteSide, Store
 from worker import objects as worker_objects
 from worker.contract import Environment
 from worker.limits import MB, cores, machine_memory
 
 HEALTH_TIMEOUT_S = 3.0
+UNASKED_S = 60.0
+"""How long the process of one batch stands without one."""
 MACHINES_SHARE = 0.75
 """Of this machine's memory, for all machines that run on it together; the rest is the service's."""
 
@@ -74,11 +77,11 @@ def check(settings: Settings) -> None:
     check_store(settings.store)
 
 
-def store(settings: Settings, *, reads_file: bool = True) -> Store:
+def store(settings: Settings, *, reads_file: bool = True, patient: bool = False, inline: bool = False) -> Store:
     """The store as every process but its owner sees it: writes over the socket, reads from the file or, in processes
-    that read little and start often, over the socket too."""
+    that read little and start often, over the socket too. `patient`: as the front has it, whose callers wait."""
     owner = wire.Client(wire.socket_path(settings.run_dir, "store"))
-    return Store(owner, settings.store if reads_file else None)
+    return Store(PatientWriteSide(owner) if patient else owner, settings.store if reads_file else None, inline=inline)
 
 
 def object_environment(settings: Settings) -> Environment:
@@ -107,11 +110,16 @@ def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
     )
 
 
-def intake(settings: Settings, opened: Store, clock: Clock) -> Intake:
+def objects(settings: Settings) -> worker_objects.ObjectStore:
+    """The object store."""
+    return worker_objects.from_environment(object_environment(settings))
+
+
+def intake(settings: Settings, opened: Store, clock: TimeSource, kept: Objects | None = None) -> Intake:
     """What takes batches in."""
     return Intake(
         store=opened,
-        objects=worker_objects.from_environment(object_environment(settings)),
+        objects=kept or objects(settings),
         clock=clock,
         max_files=settings.max_files_per_batch,
         timeout_ms=settings.intake_timeout_s * 1000,
@@ -124,12 +132,17 @@ def host(
     settings: Settings,
     opened: Store,
     way: Directory,
-    clock: Clock,
+    clock: TimeSource,
     on_idle: Callable[[], None] | None = None,
+    *,
+    kept: Objects | None = None,
+    channel: FinalCallback | None = None,
+    rng: random.Random | None = None,
 ) -> Host:
-    """What runs the loops of jobs in one process."""
-    channel = FinalCallback(settings.worker_url, opened) if settings.worker_url else None
-    taking_in = intake(settings, opened, clock)
+    """What runs the loops of jobs in one process. A simulation hands in objects, receiver and randomness."""
+    if channel is None and settings.worker_url:
+        channel = FinalCallback(settings.worker_url, opened)
+    taking_in = intake(settings, opened, clock, kept)
 
     async def read_prefix(job: Job) -> None:
         queued = await taking_in.read_prefix(job)
@@ -142,7 +155,7 @@ def host(
         perform=Performer(store=opened, call_fleet=way.fleet, channel=channel),
         policy=policy(settings),
         clock=clock,
-        rng=random.Random(),
+        rng=rng or random.Random(),
         callback_base=settings.orchestrator_url,
         secret=secrets(settings)[0],
         hibernate_after_ms=settings.hibernate_after_s * 1000,
@@ -151,7 +164,17 @@ def host(
     )
 
 
-def fleet(settings: Settings, opened: Store, way: Directory, clock: Clock, provider: Provider) -> Fleet:
+def fleet(
+    settings: Settings,
+    opened: Store,
+    way: Directory,
+    clock: TimeSource,
+    provider: Provider,
+    *,
+    rng: random.Random | None = None,
+    tick_ms: int = TICK_MS,
+    sweep_ms: int = SWEEP_MS,
+) -> Fleet:
     """What owns the machines."""
     secret = secrets(settings)[0]
     common = object_environment(settings) | {
@@ -172,6 +195,9 @@ def fleet(settings: Settings, opened: Store, way: Directory, clock: Clock, provi
         now=clock.now,
         max_machines=settings.max_machines,
         concurrency=settings.worker_concurrency,
+        rng=rng,
+        tick_ms=tick_ms,
+        sweep_ms=sweep_ms,
     )
 
 
@@ -182,7 +208,7 @@ class Duty:
         self.name, self.every_s, self.run_once = name, every_s, run_once
 
 
-def duties(settings: Settings, opened: Store, way: Directory, clock: Clock) -> list[Duty]:
+def duties(settings: Settings, opened: Store, way: Directory, clock: TimeSource) -> list[Duty]:
     """All duties of the service."""
 
     activate = Activator(lambda job_id: way.call(job_id, {"op": "activate"}))
@@ -233,17 +259,38 @@ async def rounds(duty: Duty) -> None:
             await asyncio.sleep(duty.every_s)
 
 
+async def leave_when_idle(host: Host, leave: Callable[[], None], every_s: float = UNASKED_S) -> None:
+    """Leave if nothing runs when it is looked at. Ray starts an actor again that died when its job was over: nobody
+    asks it for anything, so no loop ends there."""
+    while True:
+        await asyncio.sleep(every_s)
+        if host.idle:
+            leave()
+            return
+
+
+async def patiently(operation: Callable[[], Awaitable[None]]) -> None:
+    """Repeat while the store is starting."""
+    while True:
+        try:
+            return await operation()
+        except (ConnectionError, Unavailable, FileNotFoundError):
+            await asyncio.sleep(0.2)
+
+
 class Engine:
     """The engine as the front sees it (`orchestrator.routing.Engine`)."""
 
-    def __init__(self, settings: Settings, ensure: Ensure):
+    def __init__(
+        self, settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: Objects | None = None
+    ):
         self.settings = settings
         self.secrets = secrets(settings)
-        self.store = store(settings)
-        self._clock = Clock()
-        self._directory = directory(settings, self.store, ensure)
-        self._intake = intake(settings, self.store, self._clock)
-        self._objects = worker_objects.from_environment(object_environment(settings))
+        self.store = opened
+        self._clock = clock
+        self._directory = way
+        self._objects = kept or objects(settings)
+        self._intake = intake(settings, opened, clock, self._objects)
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
         """Have the owner of the job handle `request`; a new run is given a place at once."""

@@ -5,7 +5,6 @@ death. A process that dies under a call is not the caller's problem: the call is
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -120,14 +119,15 @@ class Directory:
     ) -> Any:
         """Send until it is answered. An answer that does not come within the patience is not waited for: the other
         side may live and be stopped, or hang."""
-        deadline, pause = time.monotonic() + (patience_s or PATIENCE_S), FIRST_PAUSE_S
+        time_s = asyncio.get_running_loop().time
+        deadline, pause = time_s() + (patience_s or PATIENCE_S), FIRST_PAUSE_S
         while True:
             try:
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout(deadline - time_s()):
                     return await self._try_once(where, request, forget, own_connection)
             except (ConnectionError, Unavailable, TimeoutError) as error:
                 self._placements.pop(forget or "", None)
-                if time.monotonic() + pause > deadline:
+                if time_s() + pause > deadline:
                     raise Unavailable(retry_after_s=1) from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)

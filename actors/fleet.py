@@ -105,6 +105,7 @@ class Fleet:
         wait: Wait = wait_real,
         rng: random.Random | None = None,
         sweep_ms: int = SWEEP_MS,
+        tick_ms: int = TICK_MS,
     ):
         """`base_env(machine id)` is the environment of every task on it; `concurrency` tasks run at once on one."""
         self._store = store
@@ -116,7 +117,7 @@ class Fleet:
         self._random = rng or random.Random()
         self._most = max_machines if provider.capacity is None else min(max_machines, provider.capacity)
         self._concurrency = concurrency
-        self._sweep_ms = sweep_ms
+        self._sweep_ms, self._tick_ms = sweep_ms, tick_ms
         self._epoch = 0
         self._seq = 0
         self._numbers = 0
@@ -180,7 +181,7 @@ class Fleet:
             changed = self._changed
             if self._now() >= next_tick:
                 self._background(self._tick())
-                next_tick = self._now() + TICK_MS
+                next_tick = self._now() + self._tick_ms
             self._fill()
             await self._wait(changed, next_tick - self._now())
 
@@ -568,7 +569,7 @@ class Fleet:
                 status = await self._provider.inspect(row.name or row.id)
             except (ProviderUnavailable, OSError) as failure:
                 telemetry.warning("fleet.not_inspected", machine=row.name, why=failure)
-                await self._wait(asyncio.Event(), TICK_MS)
+                await self._wait(asyncio.Event(), self._tick_ms)
                 continue
             if status.state == "gone":
                 if why == "refused":

@@ -6,7 +6,6 @@ of them listens on (`actors.wire`), so a Ray call is made only to create one and
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import ray
@@ -14,16 +13,12 @@ import ray
 from actors import assembly, telemetry, wire
 from actors.clock import Clock
 from actors.directory import Directory
-from actors.errors import Unavailable
-from actors.host import Host
 from actors.machines import open_provider
 from actors.settings import Settings
 from actors.store import Store
 
 NAMESPACE: Final = "arke"
 READY_TIMEOUT_S: Final = 20.0
-UNASKED_S: Final = 60.0
-"""How long the process of one batch stands without one."""
 OPTIONS: Final[dict[str, Any]] = {
     "namespace": NAMESPACE,
     "lifetime": "detached",
@@ -112,7 +107,7 @@ class HostActor(Shell):
         host = assembly.host(self.name, self.settings, opened, way, Clock(), self._leave if own else None)
         await self._listen(host.handle)
         if own:
-            self._watcher = asyncio.get_running_loop().create_task(leave_when_idle(host, self._leave))
+            self._watcher = asyncio.get_running_loop().create_task(assembly.leave_when_idle(host, self._leave))
 
     def _leave(self) -> None:
         me = ray.get_runtime_context().current_actor
@@ -139,7 +134,7 @@ class FleetActor(Shell):
             workers=self.settings.max_machines,
         )
         fleet = assembly.fleet(self.settings, opened, way, Clock(), provider)
-        await patiently(fleet.start)
+        await assembly.patiently(fleet.start)
         await self._listen(fleet.handle)
         self._watcher = asyncio.get_running_loop().create_task(_end_with(fleet.stopped))
 
@@ -153,25 +148,6 @@ class MaintenanceActor(Shell):
         duties = assembly.duties(self.settings, opened, way, Clock())
         self._rounds = [asyncio.get_running_loop().create_task(assembly.rounds(duty)) for duty in duties]
         await self._listen(_nothing)
-
-
-async def leave_when_idle(host: Host, leave: Callable[[], None], every_s: float = UNASKED_S) -> None:
-    """Leave if nothing runs when it is looked at. Ray starts an actor again that died when its job was over: nobody
-    asks it for anything, so no loop ends there."""
-    while True:
-        await asyncio.sleep(every_s)
-        if host.idle:
-            leave()
-            return
-
-
-async def patiently(operation: Callable[[], Awaitable[None]]) -> None:
-    """Repeat while the store is starting."""
-    while True:
-        try:
-            return await operation()
-        except (ConnectionError, Unavailable, FileNotFoundError):
-            await asyncio.sleep(0.2)
 
 
 async def _end_with(event: asyncio.Event) -> None:
@@ -195,4 +171,5 @@ SHELLS: Final[dict[str, Any]] = {
 
 def connect(settings: Settings) -> assembly.Engine:
     """The engine of one replica of the front."""
-    return assembly.Engine(settings, make_ensure(settings))
+    opened = assembly.store(settings, patient=True)
+    return assembly.Engine(settings, opened, assembly.directory(settings, opened, make_ensure(settings)), Clock())

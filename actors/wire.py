@@ -64,8 +64,12 @@ class Server:
         listener = _bind(self.path)
         self._file = self.path.stat().st_ino
         self.listening = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Served(self, self.path.name, handler), sock=listener
+            lambda: self.protocol(handler), sock=listener
         )
+
+    def protocol(self, handler: Handler) -> asyncio.Protocol:
+        """What speaks on a new connection."""
+        return _Served(self, self.path.name, handler)
 
     def close(self) -> None:
         """Listen no more, and end the connections: each after the answers that it still has to get.
@@ -206,7 +210,7 @@ async def _handle(handler: Handler, requests: list[Any]) -> list[Any]:
     """The handler's values; what it raises as a whole is the answer to each request."""
     try:
         values = await handler(requests)
-    except ArkeError as error:
+    except (ArkeError, ConnectionError) as error:
         return [error] * len(requests)
     except Exception as error:  # noqa: BLE001 - logged, and answered without detail
         telemetry.fault("wire.list_failed", requests=len(requests))
@@ -246,6 +250,8 @@ def _reply(value: Any) -> dict[str, Any]:
                 "retry_after_s": value.retry_after_s,
             }
         }
+    if isinstance(value, ConnectionError):  # what the handler needs has died: it starts again, and nobody is to blame
+        return _reply(Unavailable(retry_after_s=1))
     if isinstance(value, BaseException):
         telemetry.fault("wire.request_failed", raised=value)
         return {"error": {"code": "error", "message": _internal(value), "field": None, "retry_after_s": None}}

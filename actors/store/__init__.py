@@ -3,7 +3,7 @@
 What imports SQL is imported where it is needed (`writer`, `served`, `file_reads`), not here.
 """
 
-from actors.store.client import Store, WriteSide
+from actors.store.client import PatientWriteSide, Store, WriteSide
 from actors.store.commit import Commit
 
-__all__ = ["Commit", "Store", "WriteSide"]
+__all__ = ["Commit", "PatientWriteSide", "Store", "WriteSide"]

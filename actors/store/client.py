@@ -3,11 +3,13 @@
 No SQL is imported here: the process of a batch, which needs little of the store, starts sooner without it.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from actors.errors import Unavailable
 from actors.rules.model import Job, Machine, Task
 from actors.store.commit import Commit
 from actors.store.standing import NEVER
@@ -39,6 +41,9 @@ _ANSWERS: Final[dict[str, Any]] = {
 }
 """What the functions of `actors.store.reads` answer."""
 _decoders: Final = {question: msgspec.msgpack.Decoder(answer).decode for question, answer in _ANSWERS.items()}
+
+PATIENCE_S: Final = 10.0
+PAUSE_S: Final = 0.1
 
 
 class WriteSide(Protocol):
@@ -282,6 +287,28 @@ class Store:
     async def machines(self, *, alive: bool = True) -> list[Machine]:
         """All machines, or those that are not gone; oldest first."""
         return await self._read("some_machines", alive)
+
+
+class PatientWriteSide:
+    """A write side whose process may be dead for a moment: a request is sent again until it is answered.
+
+    For those who have a caller that waits; who has time repeats by itself. Every write may be sent again.
+    """
+
+    def __init__(self, owner: WriteSide, *, patience_s: float = PATIENCE_S) -> None:
+        self._owner, self._patience_s = owner, patience_s
+
+    async def call(self, request: dict[str, Any]) -> Any:
+        """The answer. Raises Unavailable when there was none for `patience_s` seconds: it may have taken effect."""
+        time_s = asyncio.get_running_loop().time
+        deadline = time_s() + self._patience_s
+        while True:
+            try:
+                return await self._owner.call(request)
+            except ConnectionError as error:
+                if time_s() + PAUSE_S > deadline:
+                    raise Unavailable("The store is being started again.", retry_after_s=1) from error
+            await asyncio.sleep(PAUSE_S)
 
 
 class _OwnersReads:

@@ -1,9 +1,9 @@
-"""What the Ray shells do beside Ray."""
+"""What the processes of the service share."""
 
 import asyncio
 from typing import Any
 
-from actors.ray_actors import leave_when_idle
+from actors.assembly import leave_when_idle
 
 
 class Host:

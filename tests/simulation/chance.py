@@ -1,0 +1,107 @@
+"""Where everything that is not determined comes from: one seed, a stream of numbers for each purpose.
+
+A fault happens at a point of the program with some likelihood. Which one happened is known by its name and its
+number; a run can be told to leave some out, which is how a history is shortened. Since each purpose has a stream of
+its own, what is left out of one changes nothing in the numbers of another.
+"""
+
+import random
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+
+class Happened(NamedTuple):
+    """The n-th draw of a fault, which hit."""
+
+    fault: str
+    n: int
+
+
+FAULTS: Final[dict[str, float]] = {
+    # frames between processes
+    "frame.lost": 0.01,  # the connection breaks, what was on its way is gone
+    "frame.late": 0.01,  # by up to 20 s
+    "kill.before": 0.006,  # the sender dies before its request is taken
+    "kill.after": 0.006,  # the sender dies when it was carried out, before the answer
+    # processes
+    "process.stops": 0.006,  # and goes on later
+    "process.doubled": 0.004,  # another one takes its name while it runs on
+    "store.dies": 0.004,  # with the requests that it has, carried out or not
+    "disk.full": 0.01,
+    # HTTP
+    "http.lost": 0.02,  # the request, or the answer
+    "http.late": 0.02,
+    "http.twice": 0.03,
+    # callbacks that no honest worker sends
+    "callback.forged": 0.03,
+    "callback.garbage": 0.03,
+    "callback.again_later": 0.03,
+    # the provider
+    "spawn.refused": 0.04,
+    "spawn.refused_for_good": 0.01,
+    "spawn.lost": 0.03,  # asked, never made, no answer
+    "spawn.made_unanswered": 0.05,
+    "provider.away": 0.02,
+    "fleet.dies_before": 0.01,  # the effect
+    "fleet.dies_after": 0.01,
+    # machines
+    "machine.never_boots": 0.04,
+    "machine.dies": 0.03,
+    "machine.hangs": 0.02,  # and wakes when its task is long over
+    "machine.vanishes": 0.01,  # dies, and the provider forgets it
+    "machine.gives_back": 0.03,
+    "machine.is_slow": 0.03,
+    "work.fails": 0.05,
+    "work.fails_for_good": 0.02,
+    "claim.forgotten": 0.02,  # the answer to a claim is lost, and the worker does not ask again
+    # the receiver
+    "receiver.fails": 0.05,
+    "receiver.answer_lost": 0.05,
+}
+"""The highest rate of each. A seed draws which of them it has at all, and how often."""
+
+
+class Chance:
+    """The randomness of one run."""
+
+    def __init__(self, seed: int, *, without: Collection[Happened] = (), faults: bool = True) -> None:
+        self.seed = seed
+        self.happened: list[Happened] = []
+        self.is_calm = not faults
+        self._without = frozenset(without)
+        self._streams: dict[str, random.Random] = {}
+        self._counts: dict[str, int] = {}
+        of_rates = self.stream("rates")
+        intensity = of_rates.choice((0.3, 1.0, 1.0, 2.0))
+        self._rates = {
+            name: most * intensity * of_rates.random() if of_rates.random() < 0.5 else 0.0
+            for name, most in FAULTS.items()
+        }
+
+    def stream(self, purpose: str) -> random.Random:
+        """The numbers for one purpose."""
+        found = self._streams.get(purpose)
+        if found is None:
+            found = self._streams[purpose] = random.Random(f"{self.seed}:{purpose}")
+        return found
+
+    def hits(self, fault: str) -> bool:
+        """Whether the fault happens here and now."""
+        rate = self._rates[fault]
+        if rate == 0.0 or self.is_calm:
+            return False
+        n = self._counts[fault] = self._counts.get(fault, -1) + 1
+        if self.stream(fault).random() >= rate:
+            return False
+        happened = Happened(fault, n)
+        if happened in self._without:
+            return False
+        self.happened.append(happened)
+        return True
+
+    def may_happen(self, event: Happened) -> bool:
+        """Whether an event of the plan (what operators do) is not left out. It counts as happened."""
+        if event in self._without:
+            return False
+        self.happened.append(event)
+        return True

@@ -1,0 +1,400 @@
+"""What must be true, whatever happened: the eight invariants of the design, looked at from outside the engine.
+
+After each write of the store what it changed is compared with what was there before; what is told to anybody, or done
+to machines, is compared with what is written at that moment; at the end everything is counted from the rows.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from sqlalchemy import bindparam, select
+
+from actors.machines.base import MachineSpec
+from actors.rules import invariants
+from actors.rules.effects import State
+from actors.rules.model import Job, Machine, Task
+from actors.rules.states import (
+    JOB_MOVES,
+    MACHINE_MOVES,
+    TASK_MOVES,
+    TERMINAL_JOBS,
+    TERMINAL_TASKS,
+    Delivery,
+    JobState,
+    MachineState,
+    TaskStatus,
+)
+from actors.store import reads
+from actors.store.commit import Commit
+from actors.store.engine import Db, Sql
+from actors.store.standing import standing
+from actors.store.tables import TASKS, tasks
+from tests.simulation.loop import Process
+from tests.simulation.machines import SimMachine
+
+_decode_commit = msgspec.msgpack.Decoder(Commit).decode
+_decode_machines = msgspec.msgpack.Decoder(list[Machine]).decode
+_ALL_TASKS = Sql(select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id")))
+
+TRUST_S: Final = 12.0
+"""How long after another one has taken over an actor may still act: EPOCH_TRUST_S of the loop, and a call."""
+
+CHANGE_JOBS: Final = {"create", "recreate", "queue", "admit", "activate", "add_files", "clear", "plan", "remove"}
+
+
+class Assignment(NamedTuple):
+    """One attempt of one task in one run."""
+
+    task_id: str
+    run: int
+    attempt: int
+
+
+def assignment(env: dict[str, str]) -> Assignment:
+    """The one that an environment is for."""
+    query = parse_qs(urlsplit(env["CALLBACK_URL"]).query)
+    return Assignment(env["TASK_ID"], int(query["run"][0]), int(query["attempt"][0]))
+
+
+class Book:
+    """One job as the last write has left it, and its tasks as they are stored."""
+
+    def __init__(self, job: Job, rows: Iterable[Task]) -> None:
+        self.job = job
+        self.rows = {task.task_id: task for task in rows}
+        self.count = Counter(_place(task) for task in self.rows.values())
+
+    def put(self, task: Task) -> None:
+        former = self.rows.get(task.task_id)
+        if former is not None:
+            self.count[_place(former)] -= 1
+        self.rows[task.task_id] = task
+        self.count[_place(task)] += 1
+
+    def counted(self, status: TaskStatus) -> int:
+        return self.count[(self.job.phase, self.job.run, status)]
+
+
+def _place(task: Task) -> tuple[int, int, TaskStatus]:
+    return (task.phase, task.run, task.status)
+
+
+class Checker:
+    """Sees every write, every answer and every machine. `fail` is told the first violation."""
+
+    def __init__(
+        self, db: Db, *, max_attempts: int, sweep_s: float, now_s: Callable[[], float], fail: Callable[[str], None]
+    ) -> None:
+        self._db, self._max_attempts, self._sweep_s, self._now_s = db, max_attempts, sweep_s, now_s
+        self.wrong = fail
+        self.books: dict[str, Book] = {}
+        self.machines: dict[str, Machine] = {}
+        self._fleet_epoch = 0
+        self._forgiven: set[Assignment] = set()
+        self._assigned: dict[Assignment, str | None] = {}
+        self._started: dict[Assignment, str] = {}
+        self._spawned: set[str] = set()
+        self._seen_alone: dict[tuple[int, str], float] = {}
+        self._acknowledged: set[tuple[str, int, str]] = set()  # job, run, task
+        self.acknowledged_jobs: set[str] = set()
+        self.delivered: dict[str, bytes] = {}  # by key
+        self.accepted: set[str] = set()
+        self.overtaken: dict[Process, float] = {}
+
+    # ---- what is written
+
+    def stored(self, requests: list[dict[str, Any]], answers: list[Any]) -> None:
+        """A transaction was carried out."""
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, BaseException):
+                continue
+            op = request["op"]
+            if op == "commit":
+                self._turn(_decode_commit(request["commit"]))
+            elif op == "commit_machines":
+                self._machines(request)
+            elif op == "activate_singleton":
+                self._fleet_epoch = answer
+            elif op in CHANGE_JOBS:
+                self._read_again(_job_of(request))
+
+    def _read_again(self, job_id: str) -> None:
+        job = reads.job(self._db, job_id)
+        if job is None:
+            self.books.pop(job_id, None)
+            return
+        former = self.books.get(job_id)
+        if former is not None and job.epoch < former.job.epoch:
+            self.wrong(f"2: the epoch of {job_id} went back from {former.job.epoch} to {job.epoch}")
+        self.books[job_id] = Book(job, self._rows(job_id))
+        for task in self.books[job_id].rows.values():
+            self._note_assignment(task)
+
+    def _rows(self, job_id: str) -> list[Task]:
+        return [TASKS.struct_of(row) for row in self._db.rows(_ALL_TASKS, {"job_id": job_id})]
+
+    def _turn(self, turn: Commit) -> None:
+        book, new = self.books[turn.job.id], turn.job
+        old = book.job
+        if (new.epoch, new.seq) == (old.epoch, old.seq):
+            return  # sent again, since its answer was lost
+        if new.epoch != old.epoch:
+            self.wrong(f"2: {new.id}: a commit of epoch {new.epoch} was taken while {old.epoch} is the newest")
+        if new.seq != old.seq + 1:
+            self.wrong(f"2: {new.id}: commit {new.seq} follows on {old.seq}")
+        if new.state not in _reachable(old.state):
+            self.wrong(f"4: {new.id} went from {old.state} to {new.state}")
+        book.job = msgspec.structs.replace(
+            new, placement=None if turn.rerun else old.placement, files_total=old.files_total,
+            source_cursor=old.source_cursor,
+        )  # fmt: skip
+        for task in turn.tasks:
+            self._changed(book, task)
+            book.put(task)
+            self._note_assignment(task)
+        if new.state in TERMINAL_JOBS or (new.run, new.phase) != (old.run, old.phase):
+            self.check_whole(new.id)
+        else:
+            self._check_counters(book)
+        if new.state not in TERMINAL_JOBS and new.alarm_at is None:
+            self.wrong(f"5: {new.id} is {new.state} and has no alarm")
+
+    def _changed(self, book: Book, task: Task) -> None:
+        old = book.rows.get(task.task_id)
+        if old is None:
+            self.wrong(f"7: {task.task_id} was written and does not exist")
+            return
+        stood = standing(old, book.job)
+        if stood.run == task.run and stood.status in TERMINAL_TASKS and stood.status is not task.status:
+            self.wrong(f"4: {task.task_id} was {stood.status} and became {task.status} in the same run")
+        if old.status is TaskStatus.COMPLETED:
+            self.wrong(f"4: {task.task_id} was completed and was written again")
+        if task.status is not stood.status and task.status not in _reachable_task(stood.status):
+            self.wrong(f"4: {task.task_id} went from {stood.status} to {task.status}")
+        if task.run == old.run and task.attempt < old.attempt:
+            self.wrong(f"4: {task.task_id}: attempt {task.attempt} after {old.attempt}")
+        if task.tries > self._max_attempts:
+            self.wrong(f"5: {task.task_id} has {task.tries} tries, of {self._max_attempts}")
+        if task.status is TaskStatus.PROCESSING and (task.deadline_at is None or task.machine is None):
+            self.wrong(f"5: {task.task_id} is in flight without a deadline or a machine")
+        if task.status is TaskStatus.PENDING and task.run == old.run and task.tries < old.tries:
+            self._forgiven.add(Assignment(task.task_id, task.run, old.attempt))
+
+    def _note_assignment(self, task: Task) -> None:
+        if task.status is not TaskStatus.PROCESSING:
+            return
+        key = Assignment(task.task_id, task.run, task.attempt)
+        known = self._assigned.setdefault(key, task.machine)
+        if known != task.machine:
+            self.wrong(f"3: {task.task_id}, attempt {task.attempt}, was given to {known} and to {task.machine}")
+
+    def _check_counters(self, book: Book) -> None:
+        job = book.job
+        if job.queued_at is None:
+            return
+        for name, counter, status in (
+            ("tasks_completed", job.tasks_completed, TaskStatus.COMPLETED),
+            ("tasks_failed", job.tasks_failed, TaskStatus.FAILED),
+            ("tasks_in_flight", job.tasks_in_flight, TaskStatus.PROCESSING),
+        ):
+            if counter != book.counted(status):
+                self.wrong(f"7: {name} of {job.id} is {counter}, the rows say {book.counted(status)}")
+
+    def check_whole(self, job_id: str) -> None:
+        """Everything of a job, from its rows."""
+        job = reads.job(self._db, job_id)
+        if job is None:
+            return
+        rows = [standing(row, job) for row in self._rows(job_id)]
+        flying = {
+            row.task_id: row
+            for row in rows
+            if row.status is TaskStatus.PROCESSING and (row.phase, row.run) == (job.phase, job.run)
+        }
+        for sentence in invariants.check(State(job=job, in_flight=flying), rows):
+            self.wrong(sentence)
+
+    def _machines(self, request: dict[str, Any]) -> None:
+        if request["epoch"] != self._fleet_epoch:
+            self.wrong(f"2: the fleet of epoch {request['epoch']} wrote while {self._fleet_epoch} is the newest")
+        for row in _decode_machines(request["machines"]):
+            old = self.machines.get(row.id)
+            if old is None and row.state is not MachineState.PLANNED:
+                self.wrong(f"3: {row.id} begins as {row.state}")
+            if old is not None and old.state is not row.state and row.state not in MACHINE_MOVES[old.state]:
+                self.wrong(f"3: {row.id} went from {old.state} to {row.state}")
+            self.machines[row.id] = row
+
+    # ---- what is told
+
+    def callback_answered(self, batch: str, env: Assignment, status: str, answer: dict[str, Any]) -> None:
+        """A callback got 200. Invariant 1: what it says is written."""
+        book = self.books.get(batch)
+        if book is None or answer.get("stop") or status == "running":
+            return
+        job, task = book.job, book.rows.get(env.task_id)
+        if task is None or job.state in TERMINAL_JOBS or job.run != env.run:
+            return
+        stood = standing(task, job)
+        is_open = stood.status is TaskStatus.PROCESSING and stood.attempt == env.attempt
+        if status == "success":
+            self._acknowledged.add((batch, env.run, env.task_id))
+            if stood.status not in TERMINAL_TASKS:
+                self.wrong(f"1: the success of {env.task_id} was acknowledged, and it is {stood.status}")
+        elif is_open:
+            self.wrong(f"1: the {status} of {env.task_id}, attempt {env.attempt}, was acknowledged and is not written")
+        following = answer.get("next")
+        if following is not None:
+            self._check_given(following)
+
+    def _check_given(self, env: dict[str, str]) -> None:
+        key = assignment(env)
+        if key not in self._assigned:
+            self.wrong(f"3: {key.task_id}, attempt {key.attempt}, was given out and not written")
+
+    def claim_answered(self, envs: list[dict[str, str]]) -> None:
+        """A claim got work."""
+        for env in envs:
+            self._check_given(env)
+
+    def creation_answered(self, job_id: str) -> None:
+        """202 or 200: the batch is there."""
+        self.acknowledged_jobs.add(job_id)
+        if job_id not in self.books:
+            self.wrong(f"1: the creation of {job_id} was acknowledged, and it is not written")
+
+    def ended_by_operator(self, job_id: str, run: int) -> None:
+        """A cancel or reset got 200."""
+        book = self.books.get(job_id)
+        if book is not None and book.job.run == run and book.job.state not in TERMINAL_JOBS:
+            self.wrong(f"1: the end of {job_id} was acknowledged, and it is {book.job.state}")
+
+    def received(self, job_id: str, key: str, body: bytes) -> None:
+        """A final callback came. Invariant 6."""
+        book = self.books.get(job_id)
+        run = int(key.rpartition(":")[2])
+        if book is None:
+            self.wrong(f"6: {job_id} was delivered and is not written")
+            return
+        if book.job.run == run and book.job.state is not JobState.DONE:
+            self.wrong(f"6: {job_id} was delivered while it is {book.job.state}")
+        if book.job.run == run and self.delivered.setdefault(key, body) != body:
+            self.wrong(f"6: the two deliveries of {key} are not equal")
+
+    # ---- what is done to machines
+
+    def spawned(self, spec: MachineSpec, by: Process | None) -> None:
+        """Invariant 3: the intent is written, and it is not repeated."""
+        row = self.machines.get(spec.env["MACHINE_NAME"])
+        if row is None or row.name != spec.name or row.state is MachineState.PLANNED:
+            self.wrong(f"3: {spec.name} was spawned before its intent was written")
+        if spec.name in self._spawned:
+            self.wrong(f"3: {spec.name} was spawned twice")
+        self._spawned.add(spec.name)
+        self._check_given(spec.env)
+        self._check_not_overtaken(by)
+
+    def destroyed(self, which: str, by: Process | None) -> None:
+        """By whoever the fleet is."""
+        self._check_not_overtaken(by)
+
+    def _check_not_overtaken(self, by: Process | None) -> None:
+        since = self.overtaken.get(by) if by is not None else None
+        if since is not None and self._now_s() - since > TRUST_S:
+            self.wrong("2: a fleet acts on machines long after another one has taken over")
+
+    def started_task(self, machine: SimMachine, env: dict[str, str]) -> None:
+        """A worker begins."""
+        key = assignment(env)
+        name = machine.spec.name
+        if self._started.setdefault(key, name) != name:
+            self.wrong(f"3: {key.task_id}, attempt {key.attempt}, runs on two machines")
+
+    def listed(self, alive: list[SimMachine], by: Process | None) -> None:
+        """The fleet looks at what runs: what has no owner must be gone before the sweep has looked too often."""
+        for machine in alive:
+            row = self.machines.get(machine.spec.env["MACHINE_NAME"])
+            place = (id(by), machine.spec.name)
+            if row is not None and row.state is not MachineState.GONE:
+                self._seen_alone.pop(place, None)
+                continue
+            since = self._seen_alone.setdefault(place, self._now_s())
+            if self._now_s() - since > self._sweep_s:
+                self.wrong(f"3: {machine.spec.name} runs without an owner since {self._now_s() - since:.0f} s")
+
+    # ---- at the end
+
+    def check_end(self, alive: list[SimMachine], *, delivers: bool) -> None:
+        """Everything is calm, and nobody asks for anything."""
+        for job_id in sorted(self.acknowledged_jobs):
+            self._check_job_at_end(job_id, delivers)
+        for machine in alive:
+            self.wrong(f"3: {machine.spec.name} still runs")
+        for row in self.machines.values():
+            if row.state is not MachineState.GONE:
+                self.wrong(f"3: the row of {row.id} is still {row.state}")
+        self._check_runs()
+
+    def _check_job_at_end(self, job_id: str, delivers: bool) -> None:
+        book = self.books.get(job_id)
+        if book is None:
+            self.wrong(f"8: {job_id} is gone")
+            return
+        job = book.job
+        self.check_whole(job_id)
+        if job.state not in TERMINAL_JOBS:
+            self.wrong(f"5: {job_id} is still {job.state}")
+        for of_job, run, task_id in sorted(self._acknowledged):
+            task = book.rows.get(task_id)
+            if of_job != job_id or task is None or not run == job.run == task.run:
+                continue
+            if standing(task, job).status not in TERMINAL_TASKS:
+                self.wrong(f"4: the success of {task_id} was acknowledged and is not counted")
+        if delivers and job.state is JobState.DONE:
+            if job.delivery is not Delivery.DELIVERED:
+                self.wrong(f"6: {job_id} is done, and its delivery is {job.delivery}")
+            elif f"{job_id}:{job.run}" not in self.accepted:
+                self.wrong(f"6: {job_id} counts as delivered, and the receiver has not accepted it")
+        for task in book.rows.values():
+            stood = standing(task, job)
+            if job.state is JobState.DONE and stood.status is TaskStatus.FAILED and stood.run == job.run:
+                self._check_failure(stood)
+
+    def _check_failure(self, task: Task) -> None:
+        for_good = ("404 Not Found", "422")
+        if task.tries < self._max_attempts and not any(words in (task.error or "") for words in for_good):
+            self.wrong(f"5: {task.task_id} has failed after {task.tries} tries: {task.error}")
+
+    def _check_runs(self) -> None:
+        runs = Counter((key.task_id, key.run) for key in self._started if key not in self._forgiven)
+        for (task_id, run), count in runs.items():
+            if count > self._max_attempts:
+                self.wrong(f"5: {task_id} ran {count} times in run {run}")
+
+
+def _job_of(request: dict[str, Any]) -> str:
+    if "job_id" in request:
+        return str(request["job_id"])
+    return msgspec.msgpack.decode(request["job"], type=Job).id
+
+
+_STEPS: Final = 3
+
+
+def _reachable(state: JobState) -> set[JobState]:
+    """What one turn can lead to: it may make several moves."""
+    found = {state}
+    for _ in range(_STEPS):
+        found |= {after for before in found for after in JOB_MOVES[before]}
+    return found if state not in TERMINAL_JOBS else {state, *JOB_MOVES[state]}
+
+
+def _reachable_task(status: TaskStatus) -> set[TaskStatus]:
+    if status is TaskStatus.COMPLETED:
+        return set()
+    if status is TaskStatus.FAILED:
+        return {TaskStatus.PENDING, TaskStatus.PROCESSING, TaskStatus.COMPLETED, TaskStatus.FAILED}
+    return {TaskStatus.PENDING, TaskStatus.PROCESSING, *TASK_MOVES[status], *TERMINAL_TASKS}

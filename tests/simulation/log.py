@@ -1,0 +1,42 @@
+"""The log of the engine, heard by the simulation."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tests.simulation.loop import current
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Log(logging.Handler):
+    """The engine's log becomes a part of the history, and a fault in it is a violation: it is for bugs alone."""
+
+    EXPECTED = ("group_not_written", "not_rolled_back")  # a full disk
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(logging.DEBUG if world.is_traced else logging.ERROR)
+        self._world = world
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what is logged, instead of whoever else does."""
+        log = logging.getLogger("arke")
+        former = log.level
+        log.setLevel(self.level)
+        log.propagate, log.handlers = False, [self]
+        try:
+            yield
+        finally:
+            log.handlers = [logging.NullHandler()]  # what is finalised after the end of a run has nothing to say
+            log.setLevel(former)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called by logging."""
+        process = current()
+        self._world.trace(process.name if process else "-", record.getMessage())
+        if record.levelno >= logging.ERROR and not any(name in record.getMessage() for name in self.EXPECTED):
+            raised = record.exc_info[1] if record.exc_info else None
+            self._world.fail(f"a fault is logged: {record.getMessage()} {raised!r}")

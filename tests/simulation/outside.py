@@ -1,0 +1,179 @@
+"""What the service works for and with: objects, the receiver of what is finished, programs and people."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+
+from actors.channels.final_callback import FinalCallback
+from actors.store import Store
+from tests.simulation.chance import Chance, Happened
+from tests.simulation.checker import Checker
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class SimObjects:
+    """The object store, as far as creation reads it."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def read(self, key: str, limit: int) -> bytes:
+        """The bytes of one."""
+        return self.objects[key][:limit]
+
+    def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[Any]:
+        """A page of keys, small so that there are several."""
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > (after or ""))
+        return [Listed(key, len(self.objects[key])) for key in keys[: min(limit, 7)]]
+
+
+class Listed(NamedTuple):
+    """One object of a listing."""
+
+    key: str
+    size: int
+
+
+class Receiver:
+    """Takes final callbacks."""
+
+    def __init__(self, chance: Chance, checker: Checker, trace: Callable[..., None]) -> None:
+        self._chance, self._checker, self._trace = chance, checker, trace
+        self.is_down = False
+
+    def channel(self, opened: Store) -> FinalCallback:
+        """The real channel, over a transport that ends here."""
+        return FinalCallback(
+            "http://receiver.invalid", opened, httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        )
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        body = await request.aread()
+        key = request.headers["Idempotency-Key"]
+        batch = key.rpartition(":")[0]
+        if self.is_down or self._chance.hits("receiver.fails"):
+            return httpx.Response(503, text="down")
+        self._trace("delivered", key)
+        self._checker.received(batch, key, body)
+        self._checker.accepted.add(key)
+        if self._chance.hits("receiver.answer_lost"):
+            raise httpx.ReadTimeout("the answer was lost", request=request)
+        return httpx.Response(200, json={"ok": True})
+
+
+class Operators:
+    """Who creates batches, and what else people do to them and to the service while they run."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._plan = world.plan
+        self.tasks = 0
+        self._bodies: dict[str, dict[str, Any]] = {}
+
+    async def work(self) -> None:
+        """All that is planned. Returns when the last of it is done and the batches have ended, or time is up."""
+        plan, world = self._plan, self._world
+        size = self._size()
+        await self._create("b0", size)
+        acts: list[tuple[float, str]] = []
+        for _ in range(plan.choice((0, 0, 0, 1, 1, 2, 4))):
+            kind = plan.choice(
+                ("cancel", "reset", "retry", "create_again", "create_other", "redeliver", "new", "clock", "outage",
+                 "kill", "kill", "kill_all")
+            )  # fmt: skip
+            acts.append((25 * plan.random() ** 2, kind))
+        for n, (when, kind) in enumerate(sorted(acts)):
+            await asyncio.sleep(max(0.0, when - world.loop.time()))
+            if world.chance.may_happen(Happened(f"plan.{kind}", n)):
+                await self._act(kind, n)
+        until = world.loop.time() + 60
+        while not world.is_over() and world.loop.time() < until:
+            await asyncio.sleep(1.0)
+
+    def _size(self) -> int:
+        """Half of the batches are below 10, the mean is about 20, the largest have 200."""
+        drawn = self._plan.random()
+        if drawn < 0.5:
+            return self._plan.randint(1, 9)
+        return self._plan.randint(10, 30) if drawn < 0.93 else self._plan.randint(31, 200)
+
+    async def _create(self, job_id: str, size: int) -> None:
+        kind = self._plan.choice(("files", "files", "files", "manifest", "prefix"))
+        self.tasks += size
+        keys = [f"{job_id}/p{n:03}.tif" for n in range(size)]
+        objects = self._world.objects.objects
+        if kind == "files":
+            body: dict[str, Any] = {"files": [{"r2_key": key, "file_size": 1} for key in keys]}
+        elif kind == "manifest":
+            objects[f"{job_id}.json"] = json.dumps(
+                {"files": [{"r2_key": key, "file_size": 1} for key in keys]}
+            ).encode()
+            body = {"manifest_r2_key": f"{job_id}.json"}
+        else:
+            objects.update(dict.fromkeys(keys, b"x"))
+            body = {"r2_prefix": f"{job_id}/"}
+        self._bodies[job_id] = body | {"batch_id": job_id}
+        await self._post(job_id)
+
+    async def _post(self, job_id: str) -> None:
+        raw = json.dumps(self._bodies[job_id]).encode()
+        status, _ = await self._insist(lambda engine: engine.create(raw, None), f"create {job_id}")
+        if status == 200:
+            self._world.checker.creation_answered(job_id)
+
+    async def _insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
+        """As a client does: again while nobody answers."""
+        for _ in range(60):
+            status, told = await self._world.front.operate(act)
+            self._world.trace(what, "→", status, told.get("code", "") if isinstance(told, dict) else "")
+            if status not in (0, 503):
+                return status, told
+            await asyncio.sleep(1.0)
+        return 0, None
+
+    async def _act(self, kind: str, n: int) -> None:
+        world, plan = self._world, self._plan
+        job_id = plan.choice(sorted(self._bodies))
+        if kind == "new":
+            await self._create(f"b{n + 1}", plan.randint(1, 5))
+        elif kind == "create_again":
+            await self._post(job_id)
+        elif kind == "create_other":
+            raw = json.dumps({"batch_id": job_id, "files": [{"r2_key": "other.tif", "file_size": 1}]}).encode()
+            await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
+        elif kind in ("cancel", "reset", "retry", "redeliver"):
+            await self._command(kind, job_id)
+        elif kind == "clock":
+            jump = plan.choice((-3_600_000, 3_600_000, -60_000, 60_000))
+            world.trace("the clock jumps by", jump)
+            world.service.clock.offset_ms += jump
+        elif kind == "outage":
+            world.receiver.is_down = True
+            await asyncio.sleep(plan.choice((5.0, 60.0)))
+            world.receiver.is_down = False
+        elif kind == "kill_all":
+            for name in sorted(world.service.actors):
+                world.service.actors[name].process.kill()
+        else:
+            name = plan.choice(sorted(world.service.actors))
+            world.service.actors[name].process.kill()
+
+    async def _command(self, kind: str, job_id: str) -> None:
+        book = self._world.checker.books.get(job_id)
+        if book is None:
+            return
+        run = book.job.run
+        request: dict[str, Any] = {
+            "cancel": {"op": "cancel", "reason": "a person said so"},
+            "reset": {"op": "reset"},
+            "retry": {"op": "retry", "after_run": run},
+            "redeliver": {"op": "redeliver"},
+        }[kind]
+        status, _ = await self._insist(lambda engine: engine.call(job_id, request), f"{kind} {job_id}")
+        if status == 200 and kind in ("cancel", "reset"):
+            self._world.checker.ended_by_operator(job_id, run)

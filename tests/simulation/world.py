@@ -1,0 +1,267 @@
+"""One run: a service, its machines, its callers and everything that goes wrong, from one seed.
+
+The engine is the real one, down to `actors.wire` and SQLite. Not real are time, the sockets, the machines with their
+workers, the objects, the receiver, and Ray. First faults happen; from a moment on none does any more, what is down
+comes back, and then everything has to come to its end.
+"""
+
+import asyncio
+import gc
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from actors.rules.states import TERMINAL_JOBS, Delivery, MachineState
+from actors.settings import Settings
+from actors.store.engine import Db, make_engine, open_file
+from actors.store.tables import metadata
+from actors.store.writer import Writer
+from tests.simulation.chance import Chance, Happened
+from tests.simulation.checker import Checker
+from tests.simulation.front import Front
+from tests.simulation.log import Log
+from tests.simulation.loop import SleepsForever, VirtualLoop
+from tests.simulation.machines import SimProvider
+from tests.simulation.outside import Operators, Receiver, SimObjects
+from tests.simulation.pipes import Network
+from tests.simulation.processes import FRONTS, SWEEP_MS, TICK_MS, Service
+
+SETTLED_WITHIN_S: Final = 1_500.0
+"""After the last fault everything must have ended, in virtual seconds."""
+MOST_STEPS: Final = 300_000
+SECRET: Final = "a-secret-of-the-simulation"
+STANDING: Final = ("store", "fleet", "maintenance", *FRONTS)
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    seed: int
+    wrong: str | None
+    happened: tuple[Happened, ...]
+    history: tuple[str, ...]
+    tasks: int
+    steps: int
+    virtual_s: float
+
+
+class FullDisk(Db):
+    """A connection whose disk may be full: then nothing can be committed."""
+
+    is_full = False
+
+    def control(self, text: str) -> None:
+        """As in `Db`."""
+        if self.is_full and text == "COMMIT":
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode, error.sqlite_errorname = 13, "SQLITE_FULL"
+            raise error
+        super().control(text)
+
+
+class WatchedWriter(Writer):
+    """The real writer, in this thread. Each transaction is shown to the checker."""
+
+    watch: Callable[[list[dict[str, Any]], list[Any]], None]
+    begins: Callable[[], None]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, inline=True)
+        self._db.close()
+        self.disk = FullDisk(make_engine(path))
+        self._db = self.disk
+        self._db.control("PRAGMA synchronous=OFF")  # what a failing current does is not simulated
+
+    def execute(self, requests: list[dict[str, Any]]) -> list[Any]:
+        """As in `Writer`."""
+        self.begins()
+        answers = super().execute(requests)
+        self.watch(requests, answers)
+        return answers
+
+    def forget_all(self) -> None:
+        """As a new file is: a hundred times as quick as to make one."""
+        self.disk.is_full = False
+        if self._db.in_transaction:
+            self._db.control("ROLLBACK")
+        self._is_refused = False
+        self._db.control("BEGIN IMMEDIATE")
+        for table in metadata.sorted_tables:
+            self._db.control(f"DELETE FROM {table.name}")
+        self._db.control("COMMIT")
+
+
+class Simulator:
+    """Runs seeds one after the other on one file."""
+
+    def __init__(self) -> None:
+        shared_memory = Path("/dev/shm")
+        self._folder = tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None)
+        self.path = Path(self._folder.name) / "arke.db"
+        self.writer = WatchedWriter(self.path)
+        self.reader = open_file(self.path, read_only=True)
+        gc.collect()
+        gc.freeze()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self.reader.close()
+        self.writer.close()
+        self._folder.cleanup()
+
+    def run(self, seed: int, *, without: Collection[Happened] = (), traced: bool = False) -> Outcome:
+        """One run. The same arguments give the same outcome."""
+        self.writer.forget_all()
+        chance = Chance(seed, without=without)
+        with _uncollected():
+            world = World(self, chance, traced=traced)
+            return world.outcome()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What a killed process leaves must not be finalised while another step runs, nor complain when it is."""
+    gc.disable()
+    hook = sys.unraisablehook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = lambda _: None
+        gc.collect()
+        sys.unraisablehook = hook
+        gc.enable()
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, simulator: Simulator, chance: Chance, *, traced: bool) -> None:
+        self.chance, self.seed = chance, chance.seed
+        self.loop = VirtualLoop()
+        self.lines: list[str] = []
+        self.is_traced = traced
+        self.trace: Callable[..., None] = self._trace if traced else _nothing
+        self.wrong: str | None = None
+        self.plan = chance.stream("plan")
+        self.settings = self._settings(Path(simulator.path).parent)
+        self.network = Network(self.loop, chance, self.trace)
+        self.checker = Checker(
+            simulator.reader, max_attempts=self.settings.max_retry_attempts,
+            sweep_s=(SWEEP_MS + 2 * TICK_MS) / 1000 + 25, now_s=self.loop.time, fail=self.fail,
+        )  # fmt: skip
+        self.writer = simulator.writer
+        self.writer.watch, self.writer.begins = self.checker.stored, self._disk
+        self.objects = SimObjects()
+        self.receiver = Receiver(chance, self.checker, self.trace)
+        self.front = Front(self)
+        self.provider = SimProvider(self.loop, chance, self.front, self.checker, self.trace)
+        self.service = Service(
+            loop=self.loop, chance=chance, network=self.network, settings=self.settings, writer=self.writer,
+            path=simulator.path, provider=lambda: self.provider,
+            objects=self.objects, channel=self.receiver.channel, trace=self.trace,
+        )  # fmt: skip
+        self.operators = Operators(self)
+
+    def outcome(self) -> Outcome:
+        """Run it to its end."""
+        log = Log(self)
+        try:
+            with log.listening():
+                self.loop.run_until_complete(self._run())
+        except SleepsForever:
+            self._note("5: everybody waits, and nothing will ever happen")
+        except RuntimeError:
+            if self.wrong is None:  # else `fail` has stopped the loop
+                raise
+        finally:
+            self.loop.close()
+        return Outcome(
+            self.seed, self.wrong, tuple(self.chance.happened), tuple(self.lines), self.operators.tasks,
+            self.loop.steps, self.loop.time(),
+        )  # fmt: skip
+
+    def _settings(self, folder: Path) -> Settings:
+        plan = self.plan
+        return Settings.load(
+            {},
+            data_dir=folder, callback_secret=SECRET, worker_url="http://receiver.invalid",
+            max_machines=plan.choice((1, 2, 4, 8)), worker_concurrency=plan.choice((1, 1, 2)),
+            max_retry_attempts=plan.choice((2, 3, 5)), max_active_batches=plan.choice((1, 2, 4)),
+            small_batch_tasks=plan.choice((0, 10, 50)), shared_hosts=plan.choice((1, 2)),
+            task_timeout_tiff_conversion=8_000, boot_timeout_ms=6_000, task_max_ms_tiff=40_000,
+            alarm_delay_tiff_conversion=plan.choice((1_000, 3_000)), alarm_delay_error_retry=5_000,
+            spawn_give_up_s=300, hibernate_after_s=plan.choice((1, 2, 60)), intake_timeout_s=40,
+            delivery_give_up_s=7 * 3600,
+        )  # fmt: skip
+
+    async def _run(self) -> None:
+        for name in STANDING:
+            self.service.start(name)
+        self.loop.create_task(self._bound())
+        await self.operators.work()
+        self.calm()
+        self.trace("no more faults")
+        await self._settle()
+        self.checker.check_end(self.provider.alive, delivers=True)
+
+    def calm(self) -> None:
+        """From now on nothing goes wrong any more, but for what did."""
+        self.chance.is_calm = True
+        self.writer.disk.is_full = False
+        self.receiver.is_down = False
+        for actor in self.service.actors.values():
+            actor.process.go_on()
+
+    async def _settle(self) -> None:
+        until = self.loop.time() + SETTLED_WITHIN_S
+        while not self.is_over():
+            if self.loop.time() > until:
+                self.checker.check_end(self.provider.alive, delivers=True)
+                self.fail(f"5: not at its end {SETTLED_WITHIN_S:.0f} s after the last fault")
+            await asyncio.sleep(1.0)
+
+    def is_over(self) -> bool:
+        checker = self.checker
+        return (
+            all(
+                book.job.state in TERMINAL_JOBS and book.job.delivery is not Delivery.PENDING
+                for book in checker.books.values()
+            )
+            and all(row.state is MachineState.GONE for row in checker.machines.values())
+            and not self.provider.alive
+        )
+
+    async def _bound(self) -> None:
+        while self.loop.steps < MOST_STEPS:
+            await asyncio.sleep(50.0)
+        self.fail(f"5: more than {MOST_STEPS} steps: it goes round in circles")
+
+    def _disk(self) -> None:
+        disk = self.writer.disk
+        if not disk.is_full and self.chance.hits("disk.full"):
+            self.trace("the disk is full")
+            disk.is_full = True
+            self.loop.outside(8 * self.chance.stream("disk").random(), self._room)
+
+    def _room(self) -> None:
+        self.writer.disk.is_full = False
+
+    def fail(self, sentence: str) -> None:
+        self._note(sentence)
+        self.loop.stop()
+
+    def _note(self, sentence: str) -> None:
+        if self.wrong is None:
+            self.wrong = sentence
+            self._trace("WRONG:", sentence)
+
+    def _trace(self, *words: object) -> None:
+        self.lines.append(f"{self.loop.time():9.3f}  {' '.join(str(word) for word in words)}")
+
+
+def _nothing(*_: object) -> None:
+    """No history is asked for."""

@@ -17,7 +17,19 @@ from actors.clock import TimeSource
 from actors.errors import Fenced, Unavailable
 from actors.rules.batch import decide
 from actors.rules.effects import Announce, Answer, Decision, Effect, Policy, State
-from actors.rules.events import Activated, AlarmFired, CalledBack, Event, Loaded
+from actors.rules.events import (
+    Activated,
+    AlarmFired,
+    CalledBack,
+    Cancelled,
+    Event,
+    Loaded,
+    MachineLost,
+    Redelivered,
+    Retried,
+    WasReset,
+    WorkTaken,
+)  # fmt: skip
 from actors.rules.flight import Flight
 from actors.rules.model import Job, Task
 from actors.rules.states import TERMINAL_JOBS, JobState
@@ -31,6 +43,8 @@ GROUP: Final = 512
 EPOCH_TRUST_S: Final = 10.0
 """How long after a commit its epoch is believed. An actor that was suspended for longer asks before it acts."""
 STORE_RETRY_S: Final = 0.2
+ASKED: Final = (CalledBack, WorkTaken, MachineLost, Cancelled, WasReset, Retried, Redelivered)
+"""The events that somebody outside waits for an answer to."""
 LINGER_S: Final = 1.0
 """How long an activation that has nothing to do waits for the request that it was made for."""
 
@@ -164,6 +178,8 @@ class Durable:
         decision = decide(state, [loaded, *events], self._policy, self._clock.now(), self._rng)
         if decision.changed:
             await self._commit(decision)
+        elif any(isinstance(event, ASKED) for event in events):
+            await self._check_epoch()
         telemetry.job_changed(self._state.job, decision.state.job, decision.tasks)
         self.state = decision.state
         for one, answer in zip(group, decision.answers[1:], strict=True):
@@ -236,6 +252,13 @@ class Durable:
     async def _pending(self, job: Job, now: int) -> tuple[list[Task], int | None]:
         return await self._patiently(lambda: self._store.pending(job.id, job.phase, job.run, now, PAGE))
 
+    async def _check_epoch(self) -> None:
+        """Invariant 2 for what is answered from memory alone. Raises Fenced: another activation knows better."""
+        row = await self._patiently(lambda: self._store.job(self.job_id))
+        if row is None or row.epoch != self._state.job.epoch:
+            raise Fenced
+        self._trust_epoch()
+
     async def _commit(self, decision: Decision) -> None:
         commit = Commit(
             job=decision.state.job,
@@ -284,10 +307,10 @@ class Durable:
     async def _perform_one(self, job: Job, effect: Effect) -> None:
         """Perform one effect; its result is the next event. A failed effect is repeated by the next alarm."""
         if asyncio.get_running_loop().time() - self._valid_at > EPOCH_TRUST_S:
-            row = await self._patiently(lambda: self._store.job(self.job_id))
-            if row is None or row.epoch != job.epoch:
+            try:
+                await self._check_epoch()
+            except Fenced:
                 return
-            self._trust_epoch()
         try:
             result = await self._perform(job, effect)
             if result is not None:

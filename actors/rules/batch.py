@@ -47,8 +47,9 @@ from actors.rules.model import Job, PhaseCount, Task
 from actors.rules.states import JOB_MOVES, TERMINAL_JOBS, TERMINAL_TASKS, Delivery, JobState, TaskStatus
 from actors.rules.task import ImpossibleMove, replace
 
-DELIVERY_PATIENCE_MS: Final = 60_000
-"""How often a delivery that was begun is looked at: after a crash it is begun again."""
+DELIVERY_PATIENCE_MS: Final = 5_000
+"""How often a delivery that was begun is looked at. After a crash that is how long the receiver waits for it to be
+begun again: nobody else asks anything of a batch that is over."""
 
 DELIVERY_MOST_MS: Final = 600_000
 """Within an activation it is not begun again before: longer than the request with the longest list may take."""

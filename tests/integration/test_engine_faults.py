@@ -259,6 +259,40 @@ async def test_a_loop_stays_for_a_delivery_that_is_under_way(world: World, monke
     await world.until(JobState.DONE, Delivery.DELIVERED)
 
 
+async def test_a_delivery_that_died_with_its_host_is_begun_again_within_seconds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks anything of a batch that is over: its alarm alone brings it back, and it must be due soon."""
+    begun = asyncio.Event()
+
+    async def in_vain(job: Job, run: int) -> DeliveryEnded:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError("its process is dead")
+
+    world.receiver.is_up = True
+    with monkeypatch.context() as patched:
+        patched.setattr(world.receiver, "send", in_vain)
+        host = world.host()
+        await world.intake.create({"batch_id": "b", "files": ["a.txt"]})
+        await world.store.admit("b", max_active=9, small_tasks=0, shared_hosts=1, now=world.clock.now())
+        await one(host, {"op": "activate", "job": "b"})
+        async with asyncio.timeout(MANY_S):
+            await begun.wait()
+        for loop in host._loops:
+            loop.cancel()
+        await turns()
+
+    async def activate(job_id: str) -> None:
+        await world.way.call(job_id, {"op": "activate"})
+
+    world.clock.ahead_ms = 5_000 + wake.SLACK_MS
+    woken = await wake.run_once(world.store, activate, now=world.clock.now(), longest_ms=60_000)
+    assert woken.done == 1
+    await world.until(JobState.DONE, Delivery.DELIVERED)
+    assert world.receiver.taken == [1]
+
+
 # --- a prefix that cannot be read ---------------------------------------------------------------------
 
 

@@ -152,7 +152,7 @@ class Checker:
             source_cursor=old.source_cursor,
         )  # fmt: skip
         for task in turn.tasks:
-            self._changed(book, task)
+            self._changed(old, book, task)
             book.put(task)
             self._note_assignment(task)
         if new.state in TERMINAL_JOBS or (new.run, new.phase) != (old.run, old.phase):
@@ -162,12 +162,12 @@ class Checker:
         if new.state not in TERMINAL_JOBS and new.alarm_at is None:
             self.wrong(f"5: {new.id} is {new.state} and has no alarm")
 
-    def _changed(self, book: Book, task: Task) -> None:
+    def _changed(self, before: Job, book: Book, task: Task) -> None:
         old = book.rows.get(task.task_id)
         if old is None:
             self.wrong(f"7: {task.task_id} was written and does not exist")
             return
-        stood = standing(old, book.job)
+        stood = standing(old, before)
         if stood.run == task.run and stood.status in TERMINAL_TASKS and stood.status is not task.status:
             self.wrong(f"4: {task.task_id} was {stood.status} and became {task.status} in the same run")
         if old.status is TaskStatus.COMPLETED:

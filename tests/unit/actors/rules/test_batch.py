@@ -4,7 +4,6 @@ from typing import Literal
 
 import pytest
 
-from actors.rules.batch import DELIVERY_PATIENCE_MS
 from actors.rules.effects import (
     Announce,
     Deliver,
@@ -634,11 +633,11 @@ def test_delivered() -> None:
 
 
 def test_a_delivery_that_is_not_heard_of_is_begun_again() -> None:
-    """A crash between commit and request: the alarm asks for it again, not before one request may have ended."""
+    """A crash between commit and answer: the alarm asks for it again, as soon as for the tasks of a batch that runs."""
     book = done()
     book.activate()
     assert book.alarm().of(Deliver) == []
-    assert book.alarm(after=DELIVERY_PATIENCE_MS).of(Deliver) == [Deliver(run=1)]
+    assert book.alarm(after=DELIVERS.alarm_delay_ms).of(Deliver) == [Deliver(run=1)]
 
 
 def test_a_delivery_that_failed_is_repeated_behind_a_backoff() -> None:

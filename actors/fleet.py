@@ -39,7 +39,7 @@ SINGLETON: Final = "fleet"
 TICK_MS: Final = 1_000
 SWEEP_MS: Final = 10_000
 OVERSTAY_MS: Final = 30_000
-"""How long a machine may be at work for jobs that are over. One that has no work asks for some within less."""
+"""How long a machine may have no work and ask for none: its jobs are over, or it hangs since its task was given up."""
 HOST_PAUSE_MS: Final = 1_000
 COMMIT_PAUSE_MS: Final = 200
 CLAIMS_REMEMBERED: Final = 10_000
@@ -63,6 +63,8 @@ class FleetStore(Protocol):
     async def open_jobs(self, ids: list[str], /) -> set[str]: ...
 
     async def held(self, job: str, machine: str, /) -> list[Task]: ...
+
+    async def busy_machines(self, ids: list[str], /) -> set[str]: ...
 
 
 class Ending(msgspec.Struct, kw_only=True):
@@ -602,7 +604,11 @@ class Fleet:
             self._notify()  # back-offs may be over
         for machine in [m for m in self._endings if m not in self._creating]:
             self._background(self._bury(machine))
-        await self._part_from_jobs_that_are_over(now)
+        try:
+            await self._forget_wishes_of_jobs_that_are_over()
+            await self._part_from_idle_machines(now)
+        except (Unavailable, OSError) as failure:
+            telemetry.event("fleet.work_not_known", why=failure)
         watched = [row for row in self._rows.values() if row.state is MachineState.RUNNING]
         sweep = now - self._swept_at >= self._sweep_ms or bool(self._orphans)
         if not watched and not sweep:
@@ -615,29 +621,29 @@ class Fleet:
         except (ProviderUnavailable, OSError) as failure:
             telemetry.warning("fleet.provider_away", why=failure)
 
-    async def _part_from_jobs_that_are_over(self, now: int) -> None:
-        """Invariant 3: what the end of a job asked of the fleet may have been lost. Its machines end all the same
-        when they do not ask for other work, and its wish is forgotten.
-        """
+    async def _forget_wishes_of_jobs_that_are_over(self) -> None:
+        """What the end of a job asked of the fleet may have been lost."""
         versions = {job: demand.version for job, demand in self._demands.items()}
-        jobs = versions.keys() | {job for known in self._at_work().values() for job in known}
-        if not jobs:
+        if not versions:
             return
-        try:
-            over = jobs - await self._store.open_jobs(sorted(jobs))
-        except (Unavailable, OSError) as failure:
-            telemetry.event("fleet.ended_batches_not_known", why=failure)
-            return
+        over = versions.keys() - await self._store.open_jobs(sorted(versions))
         for job in over & self._demands.keys():
-            if self._demands[job].version == versions.get(job):
+            if self._demands[job].version == versions[job]:
                 del self._demands[job]
+
+    async def _part_from_idle_machines(self, now: int) -> None:
+        """Invariants 3 and 5: what a job asked of the fleet, to release its machines or to destroy one that was
+        overdue, may have been lost. A machine without work that asks for none ends all the same.
+        """
+        jobs = {job for known in self._at_work().values() for job in known}
+        busy = await self._store.busy_machines(sorted(jobs)) if jobs else set()
         self._overstays, due = rules.overstaying(
-            self._at_work(), over, self._overstays, now=now, patience_ms=OVERSTAY_MS
+            self._at_work(), busy, self._overstays, now=now, patience_ms=OVERSTAY_MS
         )
         for machine in due:
             row = self._rows.get(machine)
             if row is not None and machine in self._overstays:  # else it has asked for work while another was ended
-                await self._destroy_row(row, "destroyed: its batch is over")
+                await self._destroy_row(row, "destroyed: it had no work and asked for none")
 
     def _at_work(self) -> dict[str, list[str]]:
         """The jobs that each machine may work for; without the machines that ask for work at this moment."""

@@ -94,6 +94,11 @@ class Draft:
             task = next((waiting for waiting in self.ready if waiting.task_id == task_id), None)
         return task
 
+    def is_open(self, task: Task) -> bool:
+        """Whether this assignment is in flight."""
+        flying = self.in_flight.get(task.task_id)
+        return flying is not None and flying.attempt == task.attempt
+
     def put(self, task: Task) -> None:
         """Keep a changed row, and the counters with it (invariant 7: counters are the rows)."""
         was = self.find(task.task_id)
@@ -132,6 +137,7 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
     draft = Draft(state, policy, now, rng)
     before = draft.job
     answers = tuple(HANDLERS[type(event)](draft, event) for event in events)
+    answers = tuple(_as_committed(draft, answer) for answer in answers)
     _settle(draft)
     changed = draft.job is not before or bool(draft.changed) or draft.rerun
     alarm_at = _alarm(draft)
@@ -156,6 +162,15 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
         effects=tuple(draft.effects),
         changed=changed,
     )
+
+
+def _as_committed(d: Draft, answer: Answer) -> Answer:
+    """Nothing is given out that a later event of the same turn has taken back: the commit says that it is not open."""
+    if isinstance(answer, Granted) and not all(map(d.is_open, answer.tasks)):
+        return replace(answer, tasks=tuple(filter(d.is_open, answer.tasks)))
+    if isinstance(answer, Received) and answer.next is not None and not d.is_open(answer.next):
+        return replace(answer, next=None)
+    return answer
 
 
 # --- one function per event ---------------------------------------------------------------------

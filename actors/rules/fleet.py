@@ -183,17 +183,18 @@ def orphans(
 
 def overstaying(
     jobs_of: Mapping[str, Collection[str]],
-    over: Collection[str],
+    busy: Collection[str],
     first_seen: Mapping[str, int],
     *,
     now: int,
     patience_ms: int,
 ) -> tuple[dict[str, int], list[str]]:
-    """The machines that work for jobs that are over: (since when each was seen so, those that are to be ended now).
+    """The machines that have no work and ask for none: (since when each was seen so, those that are to be ended now).
 
-    `jobs_of` are the jobs that each machine may work for; one that has none, or an open one, stays.
+    `jobs_of` are the jobs that each machine may work for: one that has none stands by, and stays. `busy` have a task
+    of a job that is not over.
     """
-    vain = [machine for machine, jobs in jobs_of.items() if jobs and all(job in over for job in jobs)]
+    vain = [machine for machine, jobs in jobs_of.items() if jobs and machine not in busy]
     seen = {machine: first_seen.get(machine, now) for machine in vain}
     return seen, [machine for machine in vain if now - seen[machine] >= patience_ms]
 

@@ -24,6 +24,7 @@ _decode_activated = msgspec.msgpack.Decoder(tuple[Job, list[Task]]).decode
 _ANSWERS: Final[dict[str, Any]] = {
     "job": Job | None,
     "open_jobs": set[str],
+    "busy_machines": set[str],
     "held": list[Task],
     "some_tasks": list[Task],
     "pending": tuple[list[Task], int | None],
@@ -219,6 +220,10 @@ class Store:
     async def open_jobs(self, job_ids: list[str]) -> set[str]:
         """Those of the jobs that exist and are not over."""
         return await self._read("open_jobs", job_ids)
+
+    async def busy_machines(self, job_ids: list[str]) -> set[str]:
+        """The machines that have a task of one of the jobs in flight."""
+        return await self._read("busy_machines", job_ids)
 
     async def held(self, job_id: str, machine: str) -> list[Task]:
         """The tasks of a job that are in flight on a machine, in no order."""

@@ -104,6 +104,14 @@ _OPEN_JOBS = Sql(
         not_(one_of(jobs.c.state, _TERMINAL)),
     )
 )
+_BUSY_MACHINES = Sql(
+    select(tasks.c.machine)
+    .distinct()
+    .where(
+        tasks.c.job_id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)),
+        tasks.c.status == TaskStatus.PROCESSING.value,
+    )
+)
 
 
 def _newest_first(*conditions: Any) -> Sql:
@@ -193,6 +201,11 @@ def job(db: Db, job_id: str) -> Job | None:
 
 def open_jobs(db: Db, job_ids: list[str]) -> set[str]:
     return {job_id for (job_id,) in db.rows(_OPEN_JOBS, {"ids": _json(job_ids)})}
+
+
+def busy_machines(db: Db, job_ids: list[str]) -> set[str]:
+    """Those that have a task of one of the jobs in flight. Once a job is over none of its tasks is."""
+    return {machine for (machine,) in db.rows(_BUSY_MACHINES, {"ids": _json(job_ids)})}
 
 
 @contextmanager
@@ -401,7 +414,7 @@ def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     question.__name__: question
     for question in (
-        job, open_jobs, held, some_tasks, pending, some_files, taken_keys, list_jobs, reading,
+        job, open_jobs, busy_machines, held, some_tasks, pending, some_files, taken_keys, list_jobs, reading,
         list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
     )
 }  # fmt: skip

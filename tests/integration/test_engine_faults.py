@@ -16,7 +16,7 @@ from actors import durable, wire
 from actors.clock import Clock
 from actors.directory import Directory
 from actors.errors import Unavailable
-from actors.host import Host
+from actors.host import Host, _event
 from actors.intake import Intake
 from actors.maintenance import wake
 from actors.perform import Performer
@@ -495,3 +495,29 @@ async def test_demands_do_not_gather_before_a_fleet_that_hangs(world: World) -> 
     async with asyncio.timeout(MANY_S):
         await world.fleet.wanted.wait()
     assert world.fleet.demands == [3, 0]
+
+
+# --- an activation that was overtaken ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["take", "callback", "cancel"])
+async def test_an_overtaken_activation_answers_nothing_from_its_memory(world: World, op: str) -> None:
+    """Invariant 2: a new run has begun elsewhere. What needs no commit here (a claim that has its tasks, a callback of
+    a run that is not the present one, a cancel of what is cancelled already) is not answered by who does not know it:
+    the caller asks again, and the heir carries it out.
+    """
+    first, second = world.host("batch:b"), world.host("batch:b")
+    await world.running(2, first)
+    (task, *_) = await taken(first, 1)
+    await one(first, {"op": "cancel", "job": "b", "reason": "no"})
+    await one(second, {"op": "retry", "job": "b", "after_run": 1})
+    requests: dict[str, dict[str, Any]] = {
+        "take": {"op": "take", "job": "b", "machine": "m", "claim": "c", "free": 1, "kind": "tiff"},
+        "callback": success(task) | {"run": 2},
+        "cancel": {"op": "cancel", "job": "b", "reason": "again"},
+    }
+    loop = first._active["b"].result()
+    with pytest.raises(Unavailable):
+        await loop.submit(_event(requests[op]))
+    await turns()
+    assert loop.closed

@@ -71,6 +71,8 @@ class MemoryStore:
         self.epoch = self.seq = 0
         self.lose_answers = 0
         self.over: set[str] = set()
+        self.takes: list[tuple[str, str]] = []
+        self.idle: set[str] = set()
         self.held_now: list[Task] = []
         self.asked: list[list[str]] = []
         self.unreadable = False
@@ -102,11 +104,17 @@ class MemoryStore:
         return Job(id=job_id, state=JobState.CANCELLED if job_id in self.over else JobState.RUNNING)
 
     async def open_jobs(self, ids: list[str], /) -> set[str]:
-        self.asked.append(ids)
         await asyncio.sleep(0)
         if self.unreadable:
             raise Unavailable
         return set(ids) - self.over
+
+    async def busy_machines(self, ids: list[str], /) -> set[str]:
+        self.asked.append(ids)
+        await asyncio.sleep(0)
+        if self.unreadable:
+            raise Unavailable
+        return {machine for job, machine in self.takes if job in ids and job not in self.over} - self.idle
 
     async def held(self, job: str, machine: str, /) -> list[Task]:
         await asyncio.sleep(0)
@@ -211,6 +219,7 @@ class World:
     def __init__(self, store: FleetStore | None = None) -> None:
         self.time, self.hosts, self.provider = VirtualTime(), Hosts(), Machines()
         self.memory = MemoryStore()
+        self.memory.takes = self.hosts.takes
         self.store: FleetStore = store or self.memory
         self.fleet: Fleet | None = None
 
@@ -602,6 +611,21 @@ async def test_machines_of_a_batch_that_is_over_end_though_nobody_said_so(world:
     assert sorted(world.provider.destroyed) == ["tiff-a-0-1", "tiff-a-1-1"]
     assert world.memory.states() == ["gone", "gone", "running"]
     assert world.hosts.lost == []
+
+
+async def test_a_machine_that_neither_works_nor_asks_is_ended(world: World) -> None:
+    """Invariant 5: it never booted, its task was given up, and the request to destroy it was lost: it would keep a
+    place for ever. One that still works stays.
+    """
+    await world.batch("a", 2)
+    silent = (await world.machines())[0]["id"]
+    world.memory.idle.add(silent)
+    await world.time.advance(29_000)
+    assert world.provider.destroyed == []
+    await world.time.advance(3_000)
+    assert len(world.provider.destroyed) == 1
+    assert world.memory.rows[silent].state is MachineState.GONE
+    assert world.memory.states() == ["gone", "running"]
 
 
 async def test_the_heir_of_the_fleet_ends_them_too(world: World) -> None:

@@ -737,6 +737,8 @@ async def test_what_a_machine_holds(world: World) -> None:
     await world.store.commit(Commit(change(job, seq=1), [*flying, done]))
     assert sorted(await world.store.held(ID, "m-1"), key=lambda task: task.n) == flying[:2]
     assert await world.store.held("other", "m-1") == []
+    assert await world.store.busy_machines([ID, "other", "unknown"]) == {"m-1", "m-2"}
+    assert await world.store.busy_machines(["other"]) == set()
 
 
 async def test_reading_before_the_file_exists(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ class Service:
 
     def _died(self, actor: Actor) -> None:
         self._trace("died:", actor.name)
+        if self.actors.get(actor.name) is actor:
+            self.fronts.pop(actor.name, None)
         self.network.stop_listening(actor.process, self._socket(actor.name))
         if not actor.is_ended:
             self.loop.outside(0.2 + RESTART_S * self._times.random(), self._start_again, actor)

@@ -143,14 +143,14 @@ def test_nobodys_machines_are_destroyed_after_patience() -> None:
     assert rules.orphans(rows, listed[:2], seen, now=200, patience_ms=50) == ({}, [])
 
 
-def test_machines_of_jobs_that_are_over_end_after_patience() -> None:
-    """Only those all of whose jobs are over, and only once they were seen so for long enough without a break."""
-    jobs_of = {"over": ["a", "b"], "works": ["a", "open"], "pool": list[str]()}
-    seen, due = rules.overstaying(jobs_of, {"a", "b"}, {}, now=100, patience_ms=50)
-    assert (seen, due) == ({"over": 100}, [])
-    assert rules.overstaying(jobs_of, {"a", "b"}, seen, now=149, patience_ms=50) == (seen, [])
-    assert rules.overstaying(jobs_of, {"a", "b"}, seen, now=150, patience_ms=50) == (seen, ["over"])
-    assert rules.overstaying(jobs_of, {"a"}, seen, now=150, patience_ms=50) == ({}, [])
+def test_machines_without_work_end_after_patience() -> None:
+    """Only those that have a job and no task of it, and only once they were seen so for long enough without a break."""
+    jobs_of = {"idle": ["a", "b"], "works": ["a"], "pool": list[str]()}
+    seen, due = rules.overstaying(jobs_of, {"works"}, {}, now=100, patience_ms=50)
+    assert (seen, due) == ({"idle": 100}, [])
+    assert rules.overstaying(jobs_of, {"works"}, seen, now=149, patience_ms=50) == (seen, [])
+    assert rules.overstaying(jobs_of, {"works"}, seen, now=150, patience_ms=50) == (seen, ["idle"])
+    assert rules.overstaying(jobs_of, {"works", "idle"}, seen, now=150, patience_ms=50) == ({}, [])
 
 
 def test_a_machine_has_moved_on_when_others_fill_its_places() -> None:

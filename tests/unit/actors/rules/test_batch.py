@@ -791,19 +791,18 @@ def test_a_turn_without_news_writes_nothing() -> None:
 def test_a_group_is_one_commit() -> None:
     """What arrived together is decided in its order and written at once."""
     book = Book(2, rng=Least()).running()
+    book.take("m-1")
     seq = book.row.seq
+    answers = book.turn(book.report(0, accepts_next=True), WorkTaken(machine="m-2", claim="c", free=1)).answers
+    assert answers == (Received(next=book.task(1)), Granted(()))
+    assert (book.row.seq, book.task(0).status) == (seq + 1, TaskStatus.COMPLETED)
+
+
+def test_nothing_is_given_out_that_the_same_commit_takes_back() -> None:
+    """Invariant 3: a machine would be spawned, or a worker sent, for a task that is not open."""
+    book = Book(3, rng=Least()).running()
+    book.take("m-1")
     answers = book.turn(
-        WorkTaken(machine="m-1", claim="c", free=1), book.report(0, accepts_next=True), book.report(1)
+        book.report(0, accepts_next=True), WorkTaken(machine="m-2", claim="c", free=1), Cancelled(reason="no")
     ).answers
-    assert isinstance(answers[0], Granted)
-    assert [task.n for task in answers[0].tasks] == [0]
-    assert answers[1:] == (Received(next=replace(book.task(1), **AS_GIVEN)), Received())
-    assert (book.row.seq, book.row.state) == (seq + 1, JobState.DONE)
-
-
-AS_GIVEN = {
-    "status": TaskStatus.PROCESSING,
-    "completed_at": None,
-    "deadline_at": START + POLICY.task_timeout_ms,
-}
-"""What the success changed of the task, undone."""
+    assert answers == (Received(), Granted(()), None)

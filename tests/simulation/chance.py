@@ -57,6 +57,8 @@ FAULTS: Final[dict[str, float]] = {
     # the receiver
     "receiver.fails": 0.05,
     "receiver.answer_lost": 0.05,
+    "host.dies_before": 0.05,  # the final callback
+    "host.dies_after": 0.05,
 }
 """The highest rate of each. A seed draws which of them it has at all, and how often."""
 
@@ -72,7 +74,7 @@ class Chance:
         self._streams: dict[str, random.Random] = {}
         self._counts: dict[str, int] = {}
         of_rates = self.stream("rates")
-        intensity = of_rates.choice((0.3, 1.0, 1.0, 2.0))
+        intensity = of_rates.choice((0.5, 1.0, 2.0, 4.0))
         self._rates = {
             name: most * intensity * of_rates.random() if of_rates.random() < 0.5 else 0.0
             for name, most in FAULTS.items()

@@ -228,8 +228,8 @@ class Worker:
         """Empty: nothing to do now. None: retired, or nobody answers."""
         self._claims += 1
         body = {
-            "machine": self._env["MACHINE_NAME"], "claim": f"c{self._claims}", "kinds": ["tiff"], "free": 1,
-            "wait_ms": CLAIM_WAIT_MS,
+            "machine": self._env["MACHINE_NAME"], "claim": f"c{self._claims}", "kinds": [self._machine.spec.kind],
+            "free": 1, "wait_ms": CLAIM_WAIT_MS,
         }  # fmt: skip
         for _ in range(1 if self._chance.hits("claim.forgotten") else 10):
             status, answer = await self._front.claim(body, self._env["MACHINE_TOKEN"])

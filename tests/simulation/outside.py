@@ -11,6 +11,7 @@ from actors.channels.final_callback import FinalCallback
 from actors.store import Store
 from tests.simulation.chance import Chance, Happened
 from tests.simulation.checker import Checker
+from tests.simulation.loop import current, never
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -53,6 +54,7 @@ class Receiver:
         )
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
+        await self._dies_now_and_then("host.dies_before")
         body = await request.aread()
         key = request.headers["Idempotency-Key"]
         batch = key.rpartition(":")[0]
@@ -61,9 +63,17 @@ class Receiver:
         self._trace("delivered", key)
         self._checker.received(batch, key, body)
         self._checker.accepted.add(key)
+        await self._dies_now_and_then("host.dies_after")
         if self._chance.hits("receiver.answer_lost"):
             raise httpx.ReadTimeout("the answer was lost", request=request)
         return httpx.Response(200, json={"ok": True})
+
+    async def _dies_now_and_then(self, fault: str) -> None:
+        host = current()
+        if host is not None and self._chance.hits(fault):
+            self._trace("killed amid a final callback:", host.name)
+            host.kill()
+            await never()
 
 
 class Operators:
@@ -87,6 +97,8 @@ class Operators:
                  "kill", "kill", "kill_all")
             )  # fmt: skip
             acts.append((25 * plan.random() ** 2, kind))
+        if world.has_long_outage:
+            acts.append((1.0, "long_outage"))
         for n, (when, kind) in enumerate(sorted(acts)):
             await asyncio.sleep(max(0.0, when - world.loop.time()))
             if world.chance.may_happen(Happened(f"plan.{kind}", n)):
@@ -117,6 +129,8 @@ class Operators:
         else:
             objects.update(dict.fromkeys(keys, b"x"))
             body = {"r2_prefix": f"{job_id}/"}
+        if self._plan.random() < 0.2:
+            body["phases"] = ["TIFF_CONVERSION", "NOTED"]
         self._bodies[job_id] = body | {"batch_id": job_id}
         await self._post(job_id)
 
@@ -153,15 +167,21 @@ class Operators:
             world.trace("the clock jumps by", jump)
             world.service.clock.offset_ms += jump
         elif kind == "outage":
-            world.receiver.is_down = True
-            await asyncio.sleep(plan.choice((5.0, 60.0)))
-            world.receiver.is_down = False
+            await self._outage(plan.choice((5.0, 60.0)))
+        elif kind == "long_outage":
+            await self._outage(3_600.0)
         elif kind == "kill_all":
             for name in sorted(world.service.actors):
                 world.service.actors[name].process.kill()
         else:
             name = plan.choice(sorted(world.service.actors))
             world.service.actors[name].process.kill()
+
+    async def _outage(self, seconds: float) -> None:
+        self._world.trace("the receiver is down for", seconds)
+        self._world.receiver.is_down = True
+        await asyncio.sleep(seconds)
+        self._world.receiver.is_down = False
 
     async def _command(self, kind: str, job_id: str) -> None:
         book = self._world.checker.books.get(job_id)

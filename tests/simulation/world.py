@@ -20,6 +20,7 @@ from actors.settings import Settings
 from actors.store.engine import Db, make_engine, open_file
 from actors.store.tables import metadata
 from actors.store.writer import Writer
+from tests.simulation import phases
 from tests.simulation.chance import Chance, Happened
 from tests.simulation.checker import Checker
 from tests.simulation.front import Front
@@ -117,7 +118,7 @@ class Simulator:
         """One run. The same arguments give the same outcome."""
         self.writer.forget_all()
         chance = Chance(seed, without=without)
-        with _uncollected():
+        with _uncollected(), phases.known():
             world = World(self, chance, traced=traced)
             return world.outcome()
 
@@ -147,6 +148,7 @@ class World:
         self.trace: Callable[..., None] = self._trace if traced else _nothing
         self.wrong: str | None = None
         self.plan = chance.stream("plan")
+        self.has_long_outage = self.plan.random() < 0.01
         self.settings = self._settings(Path(simulator.path).parent)
         self.network = Network(self.loop, chance, self.trace)
         self.checker = Checker(
@@ -163,6 +165,7 @@ class World:
             loop=self.loop, chance=chance, network=self.network, settings=self.settings, writer=self.writer,
             path=simulator.path, provider=lambda: self.provider,
             objects=self.objects, channel=self.receiver.channel, trace=self.trace,
+            slow=10.0 if self.has_long_outage else 1.0,
         )  # fmt: skip
         self.operators = Operators(self)
 
@@ -193,7 +196,8 @@ class World:
             max_retry_attempts=plan.choice((2, 3, 5)), max_active_batches=plan.choice((1, 2, 4)),
             small_batch_tasks=plan.choice((0, 10, 50)), shared_hosts=plan.choice((1, 2)),
             task_timeout_tiff_conversion=8_000, boot_timeout_ms=6_000, task_max_ms_tiff=40_000,
-            alarm_delay_tiff_conversion=plan.choice((1_000, 3_000)), alarm_delay_error_retry=5_000,
+            alarm_delay_tiff_conversion=plan.choice((1_000, 3_000)),
+            alarm_delay_error_retry=120_000 if self.has_long_outage else 5_000,
             spawn_give_up_s=300, hibernate_after_s=plan.choice((1, 2, 60)), intake_timeout_s=40,
             delivery_give_up_s=7 * 3600,
         )  # fmt: skip

@@ -6,7 +6,7 @@ its own, what is left out of one changes nothing in the numbers of another.
 """
 
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 
@@ -15,6 +15,16 @@ class Happened(NamedTuple):
 
     fault: str
     n: int
+
+    def __str__(self) -> str:
+        """As the command takes it: `frame.lost:17`."""
+        return f"{self.fault}:{self.n}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Happened":
+        """Raises ValueError where it is not `name:number`."""
+        fault, _, n = text.rpartition(":")
+        return cls(fault, int(n))
 
 
 FAULTS: Final[dict[str, float]] = {
@@ -64,13 +74,18 @@ FAULTS: Final[dict[str, float]] = {
 
 
 class Chance:
-    """The randomness of one run."""
+    """The randomness of one run. With `only`, nothing happens but that; what is in `without` never does."""
 
-    def __init__(self, seed: int, *, without: Collection[Happened] = (), faults: bool = True) -> None:
+    def __init__(
+        self, seed: int, *, without: Collection[Happened] = (), only: Collection[Happened] | None = None,
+        faults: bool = True,
+    ) -> None:  # fmt: skip
         self.seed = seed
         self.happened: list[Happened] = []
         self.is_calm = not faults
+        self.on_hit: Callable[[Happened], None] | None = None
         self._without = frozenset(without)
+        self._only = None if only is None else frozenset(only)
         self._streams: dict[str, random.Random] = {}
         self._counts: dict[str, int] = {}
         of_rates = self.stream("rates")
@@ -95,15 +110,13 @@ class Chance:
         n = self._counts[fault] = self._counts.get(fault, -1) + 1
         if self.stream(fault).random() >= rate:
             return False
-        happened = Happened(fault, n)
-        if happened in self._without:
-            return False
-        self.happened.append(happened)
-        return True
+        return self.may_happen(Happened(fault, n))
 
     def may_happen(self, event: Happened) -> bool:
-        """Whether an event of the plan (what operators do) is not left out. It counts as happened."""
-        if event in self._without:
+        """Whether a fault that hit, or an event of the plan (what operators do), is not left out. Then it happens."""
+        if event in self._without or (self._only is not None and event not in self._only):
             return False
         self.happened.append(event)
+        if self.on_hit is not None:
+            self.on_hit(event)
         return True

@@ -4,10 +4,12 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from actors.errors import ArkeError
 from actors.signing import verify_machine
 from orchestrator import callback_path
+from tests.simulation import transcript
 from tests.simulation.checker import Assignment, assignment
 from tests.simulation.loop import Process
 from tests.simulation.machines import batch_and_task
@@ -28,7 +30,10 @@ class Front:
     async def callback(self, url: str, body: bytes) -> tuple[int, Any]:
         """POST to a CALLBACK_URL."""
         batch, task, query = batch_and_task(url)
-        self._world.trace("callback", task, body[:60])
+        what = ""
+        if self._world.is_traced:
+            what = transcript.callback(task, parse_qs(query.decode()), body)
+            self._world.trace(what)
 
         async def answer(engine: Any) -> tuple[int, Any]:
             status, raw, _ = await callback_path.answer(engine, batch, task, query, body)
@@ -37,7 +42,10 @@ class Front:
                 self._note(batch, url, body, told)
             return status, told
 
-        return await self._ask(answer)
+        status, told = await self._ask(answer)
+        if self._world.is_traced:
+            self._world.trace(what, transcript.answer(status, told))
+        return status, told
 
     def _note(self, batch: str, url: str, body: bytes, told: dict[str, Any]) -> None:
         said = json.loads(body)
@@ -53,7 +61,10 @@ class Front:
             self._world.checker.claim_answered(told["tasks"])
             return 200, told
 
-        return await self._ask(answer)
+        status, told = await self._ask(answer)
+        if self._world.is_traced and not (status == 200 and not told["tasks"]):
+            self._world.trace("claim", body["claim"], transcript.answer(status, told))
+        return status, told
 
     async def operate(self, act: Callable[[Any], Any]) -> tuple[int, Any]:
         """A request of a program or an operator."""

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.simulation.loop import current
-
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
@@ -14,6 +12,7 @@ if TYPE_CHECKING:
 class Log(logging.Handler):
     """The engine's log becomes a part of the history, and a fault in it is a violation: it is for bugs alone."""
 
+    NOISE = ("[Wire] connection_ended",)  # the history says who died, and what broke
     EXPECTED = ("group_not_written", "not_rolled_back")  # a full disk
 
     def __init__(self, world: "World") -> None:
@@ -35,8 +34,8 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging."""
-        process = current()
-        self._world.trace(process.name if process else "-", record.getMessage())
+        if self._world.is_traced and not record.getMessage().startswith(self.NOISE):
+            self._world.trace(record.getMessage())
         if record.levelno >= logging.ERROR and not any(name in record.getMessage() for name in self.EXPECTED):
             raised = record.exc_info[1] if record.exc_info else None
             self._world.fail(f"a fault is logged: {record.getMessage()} {raised!r}")

@@ -50,7 +50,7 @@ class SimMachine:
 
     def __init__(self, loop: VirtualLoop, spec: MachineSpec, number: int) -> None:
         self.spec, self.provider_id = spec, f"p-{number}"
-        self.process = Process(loop, f"machine {spec.name}")
+        self.process = Process(loop, spec.env["MACHINE_NAME"])
         self.code: int | None = None
         self.has_exited = False
         self.is_told_to_stop = asyncio.Event()
@@ -141,7 +141,7 @@ class SimProvider:
     async def _asked(self, what: str, which: str) -> Process | None:
         fleet = current()
         if fleet is not None and self._chance.hits("fleet.dies_before"):
-            self._trace("killed before", what, which + ":", fleet.name)
+            self._trace("is killed before", what, which)
             fleet.kill()
             await never()
         await asyncio.sleep(0.01 + 0.2 * self._times.random() ** 4)
@@ -152,7 +152,7 @@ class SimProvider:
     async def _done(self, what: str, which: str, fleet: Process | None) -> None:
         self._trace("the provider did", what, which)
         if fleet is not None and self._chance.hits("fleet.dies_after"):
-            self._trace("killed after", what, which + ":", fleet.name)
+            self._trace("is killed after", what, which)
             fleet.kill()
             await never()
 
@@ -164,6 +164,8 @@ class SimProvider:
         self._made += 1
         machine = SimMachine(self._loop, spec, self._made)
         self.machines[spec.name] = machine
+        self._trace("is made as", machine.provider_id, spec.name, who=machine.process.name)
+        machine.process.at_end.append(lambda: self._trace("is over, code", machine.code, who=machine.process.name))
         if not self._chance.hits("machine.never_boots"):
             worker = Worker(machine, self._loop, self._chance, self._front, self._watcher, self._trace)
             machine.process.begin(worker.run())
@@ -173,7 +175,7 @@ class SimProvider:
 
     def _vanish(self, machine: SimMachine) -> None:
         if self.machines.get(machine.spec.name) is machine:
-            self._trace("vanishes:", machine.spec.name)
+            self._trace("vanishes", who=machine.process.name)
             machine.end(None)
             del self.machines[machine.spec.name]
 
@@ -197,6 +199,7 @@ class Worker:
     async def run(self) -> None:
         """Boot, work until nothing is left, exit."""
         await asyncio.sleep(0.2 + self._times.random())
+        self._trace("has booted")
         first = {name: self._env[name] for name in self._env if name != "CLAIM_URL"}
         if self._is_original:
             await self._one(first, accepts_next=False, tries=1)
@@ -210,6 +213,7 @@ class Worker:
         await asyncio.gather(*self._machine.slots, return_exceptions=True)
         if not self._machine.is_told_to_stop.is_set():
             stopping.cancel()
+            self._trace("has nothing to do and exits")
             self._machine.end(0)
 
     async def _slot(self, env: Env | None) -> None:
@@ -247,6 +251,7 @@ class Worker:
             return None  # the same assignment by two ways
         self._in_hand[env["CALLBACK_URL"]] = env
         self._watcher.started_task(self._machine, env)
+        self._trace("works on", env["TASK_ID"])
         try:
             if not await self._work(env):
                 return None
@@ -280,11 +285,11 @@ class Worker:
         """What may happen to a machine while it works."""
         when = within_s * self._times.random()
         if self._chance.hits("machine.dies"):
-            self._trace("dies:", self._machine.spec.name)
+            self._trace(f"will die in {when:.1f} s")
             self._loop.outside(when, self._machine.end, -9)
         elif self._chance.hits("machine.hangs"):
             process = self._machine.process
-            self._trace("hangs:", self._machine.spec.name)
+            self._trace(f"will hang in {when:.1f} s")
             self._loop.outside(when, process.stop)
             self._loop.outside(when + 5 + 60 * self._times.random(), process.go_on)
 

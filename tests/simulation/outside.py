@@ -116,6 +116,7 @@ class Operators:
 
     async def _create(self, job_id: str, size: int) -> None:
         kind = self._plan.choice(("files", "files", "files", "manifest", "prefix"))
+        size = min(size, self._world.at_most)
         self.tasks += size
         keys = [f"{job_id}/p{n:03}.tif" for n in range(size)]
         objects = self._world.objects.objects

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from tests.simulation.chance import Chance
 from tests.simulation.loop import Process, VirtualLoop, current
+from tests.simulation.transcript import Frame
 
 LATE_S = 20.0
 STOPPED_S = 40.0
@@ -29,19 +30,20 @@ class Pipe(asyncio.Transport):
             return
         chance, network = self.network.chance, self.network
         if chance.hits("frame.lost"):
-            network.trace("connection breaks", self.owner.name, "→", self.other.owner.name)
+            network.trace("the connection to", self.other.owner.name, "breaks under", Frame(data))
             self._break()
             return
         if self.is_client and chance.hits("kill.before"):
-            network.trace("killed before its request to", self.other.owner.name, "was taken:", self.owner.name)
+            network.trace("is killed before", self.other.owner.name, "has", Frame(data))
             self.owner.kill()
             return
         delay = network.latency()
         if chance.hits("frame.late"):
             delay += LATE_S * chance.stream("late").random()
+            network.trace(f"to {self.other.owner.name}, late by {delay:.1f} s:", Frame(data))
         victim = None if self.is_client else self.other.owner
         if victim is not None and chance.hits("kill.after"):
-            network.trace("killed before it had the answer of", self.owner.name + ":", victim.name)
+            network.trace("is killed before it has the answer of", self.owner.name, Frame(data), who=victim.name)
             network.loop.call_later(delay, victim.kill)
             return
         self._last = max(self._last, network.loop.time() + delay)  # a connection keeps its order

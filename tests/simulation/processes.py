@@ -5,6 +5,7 @@ asked for under a name that is free; and when it believes that a node is dead wh
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +85,7 @@ class Service:
         self.clock = WorldClock(loop)
         self.actors: dict[str, Actor] = {}
         self.fronts: dict[str, assembly.Engine] = {}
+        self._started: Counter[str] = Counter()
         self._writer, self._path = writer, path
         self._provider, self._objects, self._channel, self._trace = provider, objects, channel, trace
         self._slow = slow
@@ -100,7 +102,9 @@ class Service:
 
     def start(self, name: str) -> Actor:
         """A process under this name, now."""
-        actor = Actor(name, Process(self.loop, name))
+        self._started[name] += 1
+        actor = Actor(name, Process(self.loop, f"{name}/{self._started[name]}"))
+        self._trace("starts", who=actor.process.name)
         self.actors[name] = actor
         actor.process.at_end.append(lambda: self._died(actor))
         actor.process.begin(self._open(actor))
@@ -110,13 +114,13 @@ class Service:
         """Another process takes the name, and this one lives on."""
         actor = self.actors.get(name)
         if actor is not None:
-            self._trace("doubled:", name)
+            self._trace("goes on, and another one takes its name", who=actor.process.name)
             actor.is_ended = True
             self.loop.outside(ZOMBIE_S * self._times.random(), actor.process.kill)
             self.start(name)
 
     def _died(self, actor: Actor) -> None:
-        self._trace("died:", actor.name)
+        self._trace("died", who=actor.process.name)
         if self.actors.get(actor.name) is actor:
             self.fronts.pop(actor.name, None)
         self.network.stop_listening(actor.process, self._socket(actor.name))
@@ -125,7 +129,6 @@ class Service:
 
     def _start_again(self, actor: Actor) -> None:
         if self.actors.get(actor.name) is actor:
-            self._trace("starts again:", actor.name)
             again = self.start(actor.name)
             actor.ready.set()  # whoever waits for the dead one looks again
             actor.ready = again.ready
@@ -143,9 +146,10 @@ class Service:
         if actor is None or not actor.process.is_alive or name.startswith("front"):
             return
         if self.chance.hits("process.stops"):
-            self._trace("stands still:", name)
+            for_s = STOPPED_S * self._times.random() ** 2
+            self._trace("stands still for", round(for_s, 1), "s", who=actor.process.name)
             actor.process.stop()
-            self.loop.outside(STOPPED_S * self._times.random() ** 2, actor.process.go_on)
+            self.loop.outside(for_s, actor.process.go_on)
         elif name != "store" and self.chance.hits("process.doubled"):
             self.double(name)
 
@@ -156,6 +160,7 @@ class Service:
         kind = actor.name.split(":")[0]
         opens = {"store": self._store, "fleet": self._fleet, "maintenance": self._maintenance, "front": self._front}
         await opens.get(kind, self._host)(actor)
+        self._trace("is ready")
         actor.ready.set()
 
     def _socket(self, name: str) -> Path:

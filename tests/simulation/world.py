@@ -20,12 +20,12 @@ from actors.settings import Settings
 from actors.store.engine import Db, make_engine, open_file
 from actors.store.tables import metadata
 from actors.store.writer import Writer
-from tests.simulation import phases
+from tests.simulation import phases, transcript
 from tests.simulation.chance import Chance, Happened
 from tests.simulation.checker import Checker
 from tests.simulation.front import Front
 from tests.simulation.log import Log
-from tests.simulation.loop import SleepsForever, VirtualLoop
+from tests.simulation.loop import SleepsForever, VirtualLoop, current
 from tests.simulation.machines import SimProvider
 from tests.simulation.outside import Operators, Receiver, SimObjects
 from tests.simulation.pipes import Network
@@ -114,12 +114,18 @@ class Simulator:
         self.writer.close()
         self._folder.cleanup()
 
-    def run(self, seed: int, *, without: Collection[Happened] = (), traced: bool = False) -> Outcome:
-        """One run. The same arguments give the same outcome."""
+    def run(
+        self, seed: int, *, without: Collection[Happened] = (), only: Collection[Happened] | None = None,
+        at_most: int | None = None, traced: bool = False,
+    ) -> Outcome:  # fmt: skip
+        """One run. The same arguments give the same outcome, and `traced` changes nothing but the history.
+
+        `without`, `only`: which events may happen; `at_most`: tasks of a batch, where the seed wants more.
+        """
         self.writer.forget_all()
-        chance = Chance(seed, without=without)
+        chance = Chance(seed, without=without, only=only)
         with _uncollected(), phases.known():
-            world = World(self, chance, traced=traced)
+            world = World(self, chance, at_most=at_most, traced=traced)
             return world.outcome()
 
 
@@ -140,8 +146,9 @@ def _uncollected() -> Iterator[None]:
 class World:
     """Everything of one run."""
 
-    def __init__(self, simulator: Simulator, chance: Chance, *, traced: bool) -> None:
+    def __init__(self, simulator: Simulator, chance: Chance, *, at_most: int | None, traced: bool) -> None:
         self.chance, self.seed = chance, chance.seed
+        self.at_most = sys.maxsize if at_most is None else at_most
         self.loop = VirtualLoop()
         self.lines: list[str] = []
         self.is_traced = traced
@@ -157,6 +164,8 @@ class World:
         )  # fmt: skip
         self.writer = simulator.writer
         self.writer.watch, self.writer.begins = self.checker.stored, self._disk
+        if traced:
+            chance.on_hit, self.writer.watch = self._hit, self._written
         self.objects = SimObjects()
         self.receiver = Receiver(chance, self.checker, self.trace)
         self.front = Front(self)
@@ -247,7 +256,6 @@ class World:
     def _disk(self) -> None:
         disk = self.writer.disk
         if not disk.is_full and self.chance.hits("disk.full"):
-            self.trace("the disk is full")
             disk.is_full = True
             self.loop.outside(8 * self.chance.stream("disk").random(), self._room)
 
@@ -263,9 +271,19 @@ class World:
             self.wrong = sentence
             self._trace("WRONG:", sentence)
 
-    def _trace(self, *words: object) -> None:
-        self.lines.append(f"{self.loop.time():9.3f}  {' '.join(str(word) for word in words)}")
+    def _trace(self, *words: object, who: str | None = None) -> None:
+        process = current()
+        name = who or (process.name if process is not None else "outside")
+        self.lines.append(transcript.line(self.loop.time(), name, words))
+
+    def _hit(self, event: Happened) -> None:
+        self._trace("✗", event)
+
+    def _written(self, requests: list[dict[str, Any]], answers: list[Any]) -> None:
+        for words in transcript.writes(requests, answers, self.checker.books, self.checker.machines):
+            self._trace(words)
+        self.checker.stored(requests, answers)
 
 
-def _nothing(*_: object) -> None:
+def _nothing(*_: object, who: str | None = None) -> None:
     """No history is asked for."""

@@ -11,8 +11,10 @@ DATA := $(wildcard ../shared/data)
 PORT ?=
 DATA_DIR ?=
 PYTEST_ARGS ?=
+SEEDS ?=
+SIMULATE_ARGS ?=
 
-.PHONY: help setup run test lint format types layering docs soak lock clean
+.PHONY: help setup run test lint format types layering docs simulate soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +58,9 @@ docs: setup ## write the pages that are made from the code
 	@mv docs/reference/settings.md.new docs/reference/settings.md
 	@$(BIN)/python -m tests.corpus.page > docs/reference/tiff.md.new
 	@mv docs/reference/tiff.md.new docs/reference/tiff.md
+
+simulate: setup ## the whole engine in simulation, SEEDS=10000 (SIMULATE_ARGS="--help" for more)
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(SIMULATE_ARGS)
 
 soak: setup ## the tests that run for minutes
 	@$(if $(DATA),ARKE_TEST_DATA=$(DATA)) $(BIN)/python -m pytest -m soak $(PYTEST_ARGS)

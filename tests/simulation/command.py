@@ -1,6 +1,7 @@
 """The command `python -m tests.simulation`."""
 
 import argparse
+import signal
 import sys
 import time
 import warnings
@@ -84,6 +85,7 @@ def _say(text: str) -> None:
 
 
 def _one(arguments: argparse.Namespace) -> int:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
     simulator = Simulator()
     case = Case(arguments.seed, arguments.only, arguments.at_most)
     outcome = runs.run_case(simulator, case, traced=True)

@@ -6,6 +6,7 @@ real: what is given to a thread runs at once. A step belongs to the process in w
 
 import asyncio
 import heapq
+import sys
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from enum import Enum
@@ -17,6 +18,10 @@ CURRENT: ContextVar["Process | None"] = ContextVar("CURRENT", default=None)
 
 class SleepsForever(Exception):
     """Nothing is to be run, now or later: somebody waits for what will never come."""
+
+
+class GoesRound(Exception):
+    """More steps than allowed."""
 
 
 class Mode(Enum):
@@ -82,6 +87,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._made = 0
         self.steps = 0
+        self.most_steps = sys.maxsize
         self.set_exception_handler(lambda *_: None)  # what a kill leaves unfinished is no fault
 
     def time(self) -> float:
@@ -139,6 +145,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 continue
             self.steps += 1
             handle._run()
+        if self.steps > self.most_steps:
+            raise GoesRound
 
     def _next_timer(self) -> asyncio.TimerHandle:
         timers = self._timers

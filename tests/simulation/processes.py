@@ -135,6 +135,7 @@ class Service:
 
     def leave(self, actor: Actor) -> None:
         """An actor ends itself, and its name is free."""
+        self._trace("has nothing to do and leaves", who=actor.process.name)
         actor.is_ended = True
         if self.actors.get(actor.name) is actor:
             del self.actors[actor.name]

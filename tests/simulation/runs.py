@@ -6,8 +6,9 @@ import signal
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from hashlib import sha256
 from itertools import islice
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from tests.simulation.world import Outcome, Simulator
 
 CHUNK: Final = 20
 """Seeds that a process takes at a time: about a second."""
-CI_SEEDS: Final = range(700)
+CI_SEEDS: Final = range(1000)
 """What runs with each change: some 40 s of one core."""
 COMMAND: Final = "python -m tests.simulation"
 
@@ -93,20 +94,31 @@ def _digest(outcome: Outcome) -> str:
 # ---- many
 
 
-def run_all(seeds: Iterable[int], *, jobs: int | None = None) -> Iterator[Tally]:
-    """A tally for each few of the seeds, as they are done. No more are begun when the iterator is closed."""
+def run_all(seeds: Iterable[int], *, jobs: int | None = None) -> Generator[Tally, None, None]:
+    """A tally for each few of the seeds, as they are done. No more are begun when the generator is closed.
+
+    Raises RuntimeError when one of the processes dies.
+    """
     chunks = _chunks(seeds)
     jobs = jobs or cores()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_begin) as pool:
-        running: set[Future[Tally]] = {pool.submit(run_some, chunk) for chunk in islice(chunks, jobs + 1)}
+        running: dict[Future[Tally], list[int]] = {}
         try:
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(run_some, chunk) for chunk in islice(chunks, len(done))}
-                for one in done:
-                    yield one.result()
+            while True:
+                running |= {pool.submit(run_some, chunk): chunk for chunk in islice(chunks, jobs + 1 - len(running))}
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                yield from [_result(one, running.pop(one)) for one in done]
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _result(one: Future[Tally], chunk: list[int]) -> Tally:
+    try:
+        return one.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(f"A process died while seeds {chunk[0]} to {chunk[-1]} were run.") from error
 
 
 def cores() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.loop import Process, SleepsForever, VirtualLoop, current
+from tests.simulation.loop import GoesRound, Process, SleepsForever, VirtualLoop, current
 
 
 @pytest.fixture
@@ -150,3 +150,15 @@ def test_time_outs_of_asyncio_work(loop: VirtualLoop) -> None:
 
     loop.run_until_complete(work())
     assert loop.time() == 30
+
+
+def test_to_go_round_in_circles_is_an_error(loop: VirtualLoop) -> None:
+    """Also where no time passes."""
+
+    async def work() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    loop.most_steps = 1000
+    with pytest.raises(GoesRound):
+        loop.run_until_complete(work())

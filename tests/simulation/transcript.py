@@ -95,7 +95,7 @@ def _operation(request: dict[str, Any], answer: Any, books: Mapping[str, Any]) -
     op, job_id = request["op"], request.get("job_id")
     if op == "activate_singleton":
         return f"activate {request['name']}: epoch {answer}"
-    if op == "activate" and job_id in books:
+    if op == "activate" and job_id is not None and job_id in books:
         return f"activate {job_id}: epoch {books[job_id].job.epoch + 1}"
     if job_id is None and "job" in request:
         job_id = msgspec.msgpack.decode(request["job"], type=Job).id

@@ -25,7 +25,7 @@ from tests.simulation.chance import Chance, Happened
 from tests.simulation.checker import Checker
 from tests.simulation.front import Front
 from tests.simulation.log import Log
-from tests.simulation.loop import SleepsForever, VirtualLoop, current
+from tests.simulation.loop import GoesRound, SleepsForever, VirtualLoop, current
 from tests.simulation.machines import SimProvider
 from tests.simulation.outside import Operators, Receiver, SimObjects
 from tests.simulation.pipes import Network
@@ -150,6 +150,7 @@ class World:
         self.chance, self.seed = chance, chance.seed
         self.at_most = sys.maxsize if at_most is None else at_most
         self.loop = VirtualLoop()
+        self.loop.most_steps = MOST_STEPS
         self.lines: list[str] = []
         self.is_traced = traced
         self.trace: Callable[..., None] = self._trace if traced else _nothing
@@ -186,6 +187,8 @@ class World:
                 self.loop.run_until_complete(self._run())
         except SleepsForever:
             self._note("5: everybody waits, and nothing will ever happen")
+        except GoesRound:
+            self._note(f"5: more than {MOST_STEPS} steps: it goes round in circles")
         except RuntimeError:
             if self.wrong is None:  # else `fail` has stopped the loop
                 raise
@@ -214,7 +217,6 @@ class World:
     async def _run(self) -> None:
         for name in STANDING:
             self.service.start(name)
-        self.loop.create_task(self._bound())
         await self.operators.work()
         self.calm()
         self.trace("no more faults")
@@ -247,11 +249,6 @@ class World:
             and all(row.state is MachineState.GONE for row in checker.machines.values())
             and not self.provider.alive
         )
-
-    async def _bound(self) -> None:
-        while self.loop.steps < MOST_STEPS:
-            await asyncio.sleep(50.0)
-        self.fail(f"5: more than {MOST_STEPS} steps: it goes round in circles")
 
     def _disk(self) -> None:
         disk = self.writer.disk

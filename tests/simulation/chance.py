@@ -46,11 +46,13 @@ FAULTS: Final[dict[str, float]] = {
     "callback.forged": 0.03,
     "callback.garbage": 0.03,
     "callback.again_later": 0.03,
+    "callback.contradicts": 0.5,  # of those that failed: its machine says that it was done after all
     # the provider
     "spawn.refused": 0.04,
     "spawn.refused_for_good": 0.01,
     "spawn.lost": 0.03,  # asked, never made, no answer
     "spawn.made_unanswered": 0.05,
+    "spawn.made_late": 0.03,  # when it was asked whether it is there, and was not
     "provider.away": 0.02,
     "fleet.dies_before": 0.01,  # the effect
     "fleet.dies_after": 0.01,
@@ -62,7 +64,7 @@ FAULTS: Final[dict[str, float]] = {
     "machine.gives_back": 0.03,
     "machine.is_slow": 0.03,
     "work.fails": 0.05,
-    "work.fails_for_good": 0.02,
+    "work.fails_for_good": 0.03,
     "claim.forgotten": 0.02,  # the answer to a claim is lost, and the worker does not ask again
     # the receiver
     "receiver.fails": 0.05,

@@ -36,6 +36,7 @@ from tests.simulation.loop import Process
 from tests.simulation.machines import SimMachine
 
 _decode_commit = msgspec.msgpack.Decoder(Commit).decode
+_decode_activation = msgspec.msgpack.Decoder(tuple[Job, msgspec.Raw]).decode
 _decode_machines = msgspec.msgpack.Decoder(list[Machine]).decode
 _ALL_TASKS = Sql(select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id")))
 
@@ -64,15 +65,22 @@ class Book:
 
     def __init__(self, job: Job, rows: Iterable[Task]) -> None:
         self.job = job
-        self.rows = {task.task_id: task for task in rows}
-        self.count = Counter(_place(task) for task in self.rows.values())
+        self.rows: dict[str, Task] = {}
+        self.count: Counter[tuple[int, int, TaskStatus]] = Counter()
+        self.claimed: Counter[tuple[str | None, str | None]] = Counter()  # in flight, by machine and claim
+        for task in rows:
+            self.put(task)
 
     def put(self, task: Task) -> None:
         former = self.rows.get(task.task_id)
         if former is not None:
             self.count[_place(former)] -= 1
+            if former.status is TaskStatus.PROCESSING:
+                self.claimed[(former.machine, former.claim)] -= 1
         self.rows[task.task_id] = task
         self.count[_place(task)] += 1
+        if task.status is TaskStatus.PROCESSING:
+            self.claimed[(task.machine, task.claim)] += 1
 
     def counted(self, status: TaskStatus) -> int:
         return self.count[(self.job.phase, self.job.run, status)]
@@ -90,6 +98,13 @@ class Checker:
     ) -> None:
         self._db, self._max_attempts, self._sweep_s, self._now_s = db, max_attempts, sweep_s, now_s
         self.wrong = fail
+        self.clock_has_jumped = False
+        self._reported: set[tuple[str, str, Assignment]] = set()  # batch, status
+        self._given: dict[str, int] = {}  # the epoch of the newest activation
+        self._epochs: dict[tuple[Process, str], int] = {}  # of the activation of a job in a process
+        self._begun: dict[tuple[str, int], float] = {}  # when an epoch of a job began
+        self._runs_at: dict[str, SimMachine] = {}  # by MACHINE_NAME
+        self._held_at_destroying: dict[str, set[Assignment]] = {}
         self.books: dict[str, Book] = {}
         self.machines: dict[str, Machine] = {}
         self._fleet_epoch = 0
@@ -102,7 +117,7 @@ class Checker:
         self.acknowledged_jobs: set[str] = set()
         self.delivered: dict[str, bytes] = {}  # by key
         self.accepted: set[str] = set()
-        self.overtaken: dict[Process, float] = {}
+        self._overtaken: dict[Process, float] = {}
 
     # ---- what is written
 
@@ -117,11 +132,20 @@ class Checker:
             elif op == "commit_machines":
                 self._machines(request)
             elif op == "activate_singleton":
+                if answer <= self._fleet_epoch:
+                    self.wrong(f"2: a fleet begins with epoch {answer} after {self._fleet_epoch}")
                 self._fleet_epoch = answer
             elif op in CHANGE_JOBS:
-                self._read_again(_job_of(request))
+                if op == "activate":
+                    self._check_new_epoch(*_decode_activation(answer))
+                self._read_again(_job_of(request), op)
 
-    def _read_again(self, job_id: str) -> None:
+    def _check_new_epoch(self, job: Job, _: msgspec.Raw) -> None:
+        if job.epoch <= self._given.get(job.id, 0):
+            self.wrong(f"2: {job.id} was activated twice in epoch {job.epoch}")
+        self._given[job.id] = job.epoch
+
+    def _read_again(self, job_id: str, op: str) -> None:
         job = reads.job(self._db, job_id)
         if job is None:
             self.books.pop(job_id, None)
@@ -129,6 +153,9 @@ class Checker:
         former = self.books.get(job_id)
         if former is not None and job.epoch < former.job.epoch:
             self.wrong(f"2: the epoch of {job_id} went back from {former.job.epoch} to {job.epoch}")
+        if former is not None and former.job.state in TERMINAL_JOBS and op == "recreate" and job.run == former.job.run:
+            self.wrong(f"4: {job_id} was created again in the same run")
+        self._begun.setdefault((job_id, job.epoch), self._now_s())
         self.books[job_id] = Book(job, self._rows(job_id))
         for task in self.books[job_id].rows.values():
             self._note_assignment(task)
@@ -155,6 +182,8 @@ class Checker:
             self._changed(old, book, task)
             book.put(task)
             self._note_assignment(task)
+            if task.status is TaskStatus.PROCESSING and book.claimed[(task.machine, task.claim)] > 1:
+                self.wrong(f"3: {task.machine} holds two tasks for its claim {task.claim}, which asked for one")
         if new.state in TERMINAL_JOBS or (new.run, new.phase) != (old.run, old.phase):
             self.check_whole(new.id)
         else:
@@ -172,6 +201,10 @@ class Checker:
             self.wrong(f"4: {task.task_id} was {stood.status} and became {task.status} in the same run")
         if old.status is TaskStatus.COMPLETED:
             self.wrong(f"4: {task.task_id} was completed and was written again")
+        if task.status is TaskStatus.COMPLETED and not self._has_succeeded(book.job.id, task):
+            self.wrong(f"4: {task.task_id} is completed, and no attempt of run {task.run} has reported a success")
+        if stood.status is TaskStatus.PROCESSING and task.status is not TaskStatus.PROCESSING:
+            self._check_reason(book.job, stood, task)
         if task.status is not stood.status and task.status not in _reachable_task(stood.status):
             self.wrong(f"4: {task.task_id} went from {stood.status} to {task.status}")
         if task.run == old.run and task.attempt < old.attempt:
@@ -182,6 +215,25 @@ class Checker:
             self.wrong(f"5: {task.task_id} is in flight without a deadline or a machine")
         if task.status is TaskStatus.PENDING and task.run == old.run and task.tries < old.tries:
             self._forgiven.add(Assignment(task.task_id, task.run, old.attempt))
+
+    def _has_succeeded(self, job_id: str, task: Task) -> bool:
+        return any(
+            (job_id, "success", Assignment(task.task_id, task.run, attempt)) in self._reported
+            for attempt in range(task.attempt, 0, -1)
+        )
+
+    def _check_reason(self, job: Job, old: Task, new: Task) -> None:
+        """An attempt is given up when it is reported on, overdue, or its machine is not there."""
+        if new.status is TaskStatus.COMPLETED or job.state in TERMINAL_JOBS or self.clock_has_jumped:
+            return
+        key = Assignment(old.task_id, old.run, old.attempt)
+        if any((job.id, status, key) in self._reported for status in ("error", "released")):
+            return
+        row = self.machines.get(old.machine or "")
+        if row is None or row.state is not MachineState.RUNNING or old.machine not in self._runs_at:
+            return
+        if (old.deadline_at or 0) > job.updated_at and not self._runs_at[old.machine].has_exited:
+            self.wrong(f"4: attempt {old.attempt} of {old.task_id} was given up for nothing: {new.error}")
 
     def _note_assignment(self, task: Task) -> None:
         if task.status is not TaskStatus.PROCESSING:
@@ -227,8 +279,24 @@ class Checker:
             if old is not None and old.state is not row.state and row.state not in MACHINE_MOVES[old.state]:
                 self.wrong(f"3: {row.id} went from {old.state} to {row.state}")
             self.machines[row.id] = row
+            if row.state is MachineState.GONE:
+                self._check_told(row)
+
+    def _check_told(self, row: Machine) -> None:
+        """The batch for which a machine was made knows of its end before it is forgotten."""
+        book = self.books.get(row.job_id or "")
+        if book is None or book.job.state in TERMINAL_JOBS:
+            return
+        for key in self._held_at_destroying.pop(row.id, ()):
+            task = book.rows.get(key.task_id)
+            if task is not None and task.status is TaskStatus.PROCESSING and (task.run, task.attempt) == key[1:]:
+                self.wrong(f"5: {row.id} is gone, and nobody has told {row.job_id}, which waits for it")
 
     # ---- what is told
+
+    def reports(self, batch: str, env: Assignment, status: str) -> None:
+        """A callback that is signed is on its way."""
+        self._reported.add((batch, status, env))
 
     def callback_answered(self, batch: str, env: Assignment, status: str, answer: dict[str, Any]) -> None:
         """A callback got 200. Invariant 1: what it says is written."""
@@ -284,6 +352,26 @@ class Checker:
         if book.job.run == run and self.delivered.setdefault(key, body) != body:
             self.wrong(f"6: the two deliveries of {key} are not equal")
 
+    # ---- what is done by whom
+
+    def activated(self, process: Process, job: Job) -> None:
+        """An activation of a job begins in this process."""
+        self._epochs[(process, job.id)] = job.epoch
+
+    def delivers(self, job_id: str, run: int, by: Process | None) -> None:
+        """An activation begins to send a final callback. Invariants 3 and 2: its end is written, and it has not lost
+        the job long ago.
+        """
+        book = self.books.get(job_id)
+        if book is not None and book.job.run == run and book.job.state is not JobState.DONE:
+            self.wrong(f"3: {job_id} is being delivered while it is {book.job.state}")
+        epoch = self._epochs.get((by, job_id)) if by is not None else None
+        if epoch is None:
+            return
+        since = self._begun.get((job_id, epoch + 1))
+        if since is not None and self._now_s() - since > TRUST_S:
+            self.wrong(f"2: {job_id} is delivered by an activation that has lost it {self._now_s() - since:.0f} s ago")
+
     # ---- what is done to machines
 
     def spawned(self, spec: MachineSpec, by: Process | None) -> None:
@@ -297,12 +385,29 @@ class Checker:
         self._check_given(spec.env)
         self._check_not_overtaken(by)
 
-    def destroyed(self, which: str, by: Process | None) -> None:
+    def made(self, machine: SimMachine) -> None:
+        """The provider has made it."""
+        self._runs_at[machine.spec.env["MACHINE_NAME"]] = machine
+
+    def destroyed(self, machine: SimMachine | None, which: str, by: Process | None) -> None:
         """By whoever the fleet is."""
         self._check_not_overtaken(by)
+        rows = (row for row in self.machines.values() if which in (row.provider_id, row.name))
+        row = next(rows, None)
+        book = self.books.get(row.job_id or "") if row is not None else None
+        if row is not None and book is not None:
+            self._held_at_destroying.setdefault(row.id, {
+                Assignment(task.task_id, task.run, task.attempt)
+                for task in book.rows.values()
+                if task.status is TaskStatus.PROCESSING and task.machine == row.id and task.claim == f"spawn:{row.id}"
+            })  # fmt: skip
+
+    def overtaken(self, fleet: Process) -> None:
+        """Another fleet has begun."""
+        self._overtaken.setdefault(fleet, self._now_s())
 
     def _check_not_overtaken(self, by: Process | None) -> None:
-        since = self.overtaken.get(by) if by is not None else None
+        since = self._overtaken.get(by) if by is not None else None
         if since is not None and self._now_s() - since > TRUST_S:
             self.wrong("2: a fleet acts on machines long after another one has taken over")
 

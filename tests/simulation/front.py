@@ -34,6 +34,7 @@ class Front:
         if self._world.is_traced:
             what = transcript.callback(task, parse_qs(query.decode()), body)
             self._world.trace(what)
+        self._note_report(batch, url, body)
 
         async def answer(engine: Any) -> tuple[int, Any]:
             status, raw, _ = await callback_path.answer(engine, batch, task, query, body)
@@ -46,6 +47,15 @@ class Front:
         if self._world.is_traced:
             self._world.trace(what, transcript.answer(status, told))
         return status, told
+
+    def _note_report(self, batch: str, url: str, body: bytes) -> None:
+        try:
+            said = json.loads(body)
+            self._world.checker.reports(
+                batch, assignment({"CALLBACK_URL": url, "TASK_ID": said["task_id"]}), said["status"]
+            )
+        except (ValueError, TypeError, KeyError):
+            return  # garbage
 
     def _note(self, batch: str, url: str, body: bytes, told: dict[str, Any]) -> None:
         said = json.loads(body)

@@ -36,7 +36,9 @@ class Watcher(Protocol):
 
     def spawned(self, spec: MachineSpec, by: Process | None) -> None: ...
 
-    def destroyed(self, which: str, by: Process | None) -> None: ...
+    def made(self, machine: "SimMachine") -> None: ...
+
+    def destroyed(self, machine: "SimMachine | None", which: str, by: Process | None) -> None: ...
 
     def started_task(self, machine: "SimMachine", env: Env) -> None: ...
 
@@ -100,6 +102,9 @@ class SimProvider:
             await asyncio.sleep(10 * self._times.random())
             raise ProviderUnavailable("timed out")
         self._watcher.spawned(spec, fleet)
+        if self._chance.hits("spawn.made_late"):
+            self._loop.outside(1 + 8 * self._times.random(), self._make_late, spec)
+            raise ProviderUnavailable("timed out")
         machine = self._make(spec)
         await self._done("spawn", spec.name, fleet)
         if self._chance.hits("spawn.made_unanswered"):
@@ -123,9 +128,9 @@ class SimProvider:
         """As `Provider.destroy`: SIGTERM, then SIGKILL."""
         fleet = await self._asked("destroy", which)
         machine = self._find(which)
+        self._watcher.destroyed(machine, which, fleet)
         if machine is None:
             return
-        self._watcher.destroyed(which, fleet)
         if not machine.has_exited:
             machine.is_told_to_stop.set()
             await asyncio.sleep(GRACE_S * self._times.random())
@@ -160,18 +165,24 @@ class SimProvider:
         found = self.machines.get(which)
         return found or next((one for one in self.machines.values() if one.provider_id == which), None)
 
-    def _make(self, spec: MachineSpec) -> SimMachine:
+    def _make(self, spec: MachineSpec, *, boots: bool = True) -> SimMachine:
         self._made += 1
         machine = SimMachine(self._loop, spec, self._made)
         self.machines[spec.name] = machine
+        self._watcher.made(machine)
         self._trace("is made as", machine.provider_id, spec.name, who=machine.process.name)
         machine.process.at_end.append(lambda: self._trace("is over, code", machine.code, who=machine.process.name))
-        if not self._chance.hits("machine.never_boots"):
+        if boots and not self._chance.hits("machine.never_boots"):
             worker = Worker(machine, self._loop, self._chance, self._front, self._watcher, self._trace)
             machine.process.begin(worker.run())
             if self._chance.hits("machine.vanishes"):
                 self._loop.outside(8 * self._times.random(), self._vanish, machine)
         return machine
+
+    def _make_late(self, spec: MachineSpec) -> None:
+        """Nobody waits for it any more; half of what comes so late is no good."""
+        self._trace("made late:", spec.name)
+        self._make(spec, boots=self._times.random() < 0.5)
 
     def _vanish(self, machine: SimMachine) -> None:
         if self.machines.get(machine.spec.name) is machine:
@@ -299,8 +310,11 @@ class Worker:
             return body | {"status": "error", "error": "Disk full"}
         if self._chance.hits("work.fails_for_good"):
             return body | {"status": "error", "error": "404 Not Found", "retryable": False}
+        return body | self._success(env)
+
+    def _success(self, env: Env) -> dict[str, Any]:
         key = env["OUTPUT_R2_KEY"]
-        return body | {
+        return {
             "status": "success", "output_r2_key": key, "output_file_name": key.rsplit("/", 1)[-1],
             "output_file_size": 10 + len(key), "cpu_ms": 5,
         }  # fmt: skip
@@ -328,8 +342,10 @@ class Worker:
             garbage = self._times.choice((b"", b"{", b"[]", b'{"status":"success"}', b"\xff", b'{"task_id":7}'))
             self._expect_refusal(await self._front.callback(url, garbage))
         if self._chance.hits("callback.again_later"):
-            when = 40 * self._times.random() ** 2
-            self._loop.outside(when, self._send_again, url, whole)
+            self._loop.outside(40 * self._times.random() ** 2, self._send_again, url, whole)
+        if body["status"] == "error" and self._chance.hits("callback.contradicts"):
+            done = self._success(env) | {"task_id": env["TASK_ID"], "batch_id": env["BATCH_ID"]}
+            self._loop.outside(2 * self._times.random(), self._send_again, url, done)
 
     def _send_again(self, url: str, body: dict[str, Any]) -> None:
         """By whoever held it back: the machine may be gone."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 
 from actors.channels.final_callback import FinalCallback
+from actors.rules.events import DeliveryEnded
+from actors.rules.model import Job
 from actors.store import Store
 from tests.simulation.chance import Chance, Happened
 from tests.simulation.checker import Checker
@@ -40,6 +42,19 @@ class Listed(NamedTuple):
     size: int
 
 
+class WatchedCallback(FinalCallback):
+    """The real one. The checker is told who begins to send."""
+
+    def __init__(self, checker: Checker, worker_url: str, store: Store, client: httpx.AsyncClient) -> None:
+        super().__init__(worker_url, store, client)
+        self._checker = checker
+
+    async def send(self, job: Job, run: int) -> DeliveryEnded:
+        """As in `FinalCallback`."""
+        self._checker.delivers(job.id, run, current())
+        return await super().send(job, run)
+
+
 class Receiver:
     """Takes final callbacks."""
 
@@ -49,9 +64,8 @@ class Receiver:
 
     def channel(self, opened: Store) -> FinalCallback:
         """The real channel, over a transport that ends here."""
-        return FinalCallback(
-            "http://receiver.invalid", opened, httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
-        )
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        return WatchedCallback(self._checker, "http://receiver.invalid", opened, client)
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         await self._dies_now_and_then("host.dies_before")
@@ -90,11 +104,13 @@ class Operators:
         plan, world = self._plan, self._world
         size = self._size()
         await self._create("b0", size)
+        for n in range(plan.choice((0, 0, 0, 0, 0, 0, 0, 0, 2, 4))):  # a burst: small ones share their hosts
+            await self._create(f"c{n}", plan.randint(1, 4))
         acts: list[tuple[float, str]] = []
         for _ in range(plan.choice((0, 0, 0, 1, 1, 2, 4))):
             kind = plan.choice(
-                ("cancel", "reset", "retry", "create_again", "create_other", "redeliver", "new", "clock", "outage",
-                 "kill", "kill", "kill_all")
+                ("cancel", "cancel", "reset", "retry", "create_again", "create_other", "redeliver", "new", "clock",
+                 "outage", "kill", "kill", "kill_all")
             )  # fmt: skip
             acts.append((25 * plan.random() ** 2, kind))
         if world.has_long_outage:
@@ -141,6 +157,10 @@ class Operators:
         if status == 200:
             self._world.checker.creation_answered(job_id)
 
+    async def _create_other(self, job_id: str) -> None:
+        raw = json.dumps({"batch_id": job_id, "files": [{"r2_key": "other.tif", "file_size": 1}]}).encode()
+        await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
+
     async def _insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
         """As a client does: again while nobody answers."""
         for _ in range(60):
@@ -159,30 +179,41 @@ class Operators:
         elif kind == "create_again":
             await self._post(job_id)
         elif kind == "create_other":
-            raw = json.dumps({"batch_id": job_id, "files": [{"r2_key": "other.tif", "file_size": 1}]}).encode()
-            await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
+            await self._create_other(job_id)
         elif kind in ("cancel", "reset", "retry", "redeliver"):
             await self._command(kind, job_id)
         elif kind == "clock":
-            jump = plan.choice((-3_600_000, 3_600_000, -60_000, 60_000))
-            world.trace("the clock jumps by", jump)
-            world.service.clock.offset_ms += jump
+            self._jump(plan.choice((-3_600_000, 3_600_000, -60_000, 60_000)))
+            if plan.random() < 0.5:  # as when the machine that all stand on starts again
+                self._kill_all()
         elif kind == "outage":
-            await self._outage(plan.choice((5.0, 60.0)))
+            await self._outage(plan.choice((5.0, 60.0)), jumps=plan.random() < 0.4)
         elif kind == "long_outage":
             await self._outage(3_600.0)
         elif kind == "kill_all":
-            for name in sorted(world.service.actors):
-                world.service.actors[name].process.kill()
+            self._kill_all()
         else:
             name = plan.choice(sorted(world.service.actors))
             world.service.actors[name].process.kill()
 
-    async def _outage(self, seconds: float) -> None:
+    async def _outage(self, seconds: float, *, jumps: bool = False) -> None:
         self._world.trace("the receiver is down for", seconds)
         self._world.receiver.is_down = True
         await asyncio.sleep(seconds)
+        if jumps:  # and all alarms are an hour ahead
+            self._jump(-3_600_000)
+            self._kill_all()
         self._world.receiver.is_down = False
+
+    def _jump(self, by_ms: int) -> None:
+        self._world.trace("the clock jumps by", by_ms)
+        self._world.service.clock.offset_ms += by_ms
+        self._world.checker.clock_has_jumped = True
+
+    def _kill_all(self) -> None:
+        actors = self._world.service.actors
+        for name in sorted(actors):
+            actors[name].process.kill()
 
     async def _command(self, kind: str, job_id: str) -> None:
         book = self._world.checker.books.get(job_id)
@@ -198,3 +229,15 @@ class Operators:
         status, _ = await self._insist(lambda engine: engine.call(job_id, request), f"{kind} {job_id}")
         if status == 200 and kind in ("cancel", "reset"):
             self._world.checker.ended_by_operator(job_id, run)
+            await self._begin_again(job_id)
+
+    async def _begin_again(self, job_id: str) -> None:
+        """Who has ended a batch mostly wants it back in another way."""
+        how = self._plan.choice(("retry", "retry", "create_again", "create_other", "nothing", "nothing", "nothing"))
+        await asyncio.sleep(self._plan.choice((0.1, 0.1, 3.0)) * self._plan.random())
+        if how == "retry":
+            await self._command("retry", job_id)
+        elif how == "create_again":
+            await self._post(job_id)
+        elif how == "create_other":
+            await self._create_other(job_id)

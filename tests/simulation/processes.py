@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors import assembly, wire
 from actors.channels.final_callback import FinalCallback
 from actors.directory import Directory
+from actors.rules.model import Job, Task
 from actors.settings import Settings
 from actors.store import Store
 from actors.store.file_reads import FileReads
@@ -78,6 +79,8 @@ class Service:
         provider: Callable[[], SimProvider],
         objects: Any,
         channel: Callable[[Store], FinalCallback],
+        activated: Callable[[Process, Job], None],
+        overtaken: Callable[[Process], None],
         trace: Callable[..., None],
         slow: float = 1.0,
     ) -> None:
@@ -86,8 +89,10 @@ class Service:
         self.actors: dict[str, Actor] = {}
         self.fronts: dict[str, assembly.Engine] = {}
         self._started: Counter[str] = Counter()
+        self._fleets: list[Process] = []
         self._writer, self._path = writer, path
         self._provider, self._objects, self._channel, self._trace = provider, objects, channel, trace
+        self._activated, self._overtaken = activated, overtaken
         self._slow = slow
         self._times = chance.stream("processes")
 
@@ -196,6 +201,7 @@ class Service:
 
     async def _host(self, actor: Actor) -> None:
         opened, way = self._connect(reads_file=False)
+        self._watch_activations(actor.process, opened)
         own = actor.name.startswith("batch:")
         host = assembly.host(
             actor.name, self.settings, opened, way, self.clock.of_process(),
@@ -205,6 +211,16 @@ class Service:
         self._listen(actor, host.handle)
         if own:
             actor.process.begin(assembly.leave_when_idle(host, lambda: self._leave_soon(actor)))
+
+    def _watch_activations(self, process: Process, opened: Store) -> None:
+        activate = opened.activate
+
+        async def watched(job_id: str) -> tuple[Job, list[Task]]:
+            job, flying = await activate(job_id)
+            self._activated(process, job)
+            return job, flying
+
+        opened.activate = watched  # type: ignore[method-assign]
 
     def _leave_soon(self, actor: Actor) -> None:
         self.network.stop_listening(actor.process, self._socket(actor.name))
@@ -217,6 +233,9 @@ class Service:
             rng=self.chance.stream("fleet"), tick_ms=int(TICK_MS * self._slow), sweep_ms=SWEEP_MS,
         )  # fmt: skip
         await assembly.patiently(fleet.start)
+        self._fleets.append(actor.process)
+        for former in self._fleets[:-1]:
+            self._overtaken(former)
         self._listen(actor, fleet.handle)
 
         async def end_with() -> None:

@@ -84,6 +84,10 @@ class WatchedWriter(Writer):
         self.watch(requests, answers)
         return answers
 
+    def leave(self) -> None:
+        """Nobody watches any more."""
+        del self.watch, self.begins
+
     def forget_all(self) -> None:
         """As a new file is: a hundred times as quick as to make one."""
         self.disk.is_full = False
@@ -125,8 +129,10 @@ class Simulator:
         self.writer.forget_all()
         chance = Chance(seed, without=without, only=only)
         with _uncollected(), phases.known():
-            world = World(self, chance, at_most=at_most, traced=traced)
-            return world.outcome()
+            try:
+                return World(self, chance, at_most=at_most, traced=traced).outcome()
+            finally:
+                self.writer.leave()  # nothing refers to the world any more, so it is collected here
 
 
 @contextmanager
@@ -174,8 +180,8 @@ class World:
         self.service = Service(
             loop=self.loop, chance=chance, network=self.network, settings=self.settings, writer=self.writer,
             path=simulator.path, provider=lambda: self.provider,
-            objects=self.objects, channel=self.receiver.channel, trace=self.trace,
-            slow=10.0 if self.has_long_outage else 1.0,
+            objects=self.objects, channel=self.receiver.channel, activated=self.checker.activated,
+            overtaken=self.checker.overtaken, trace=self.trace, slow=10.0 if self.has_long_outage else 1.0,
         )  # fmt: skip
         self.operators = Operators(self)
 

@@ -1,0 +1,491 @@
+"""Bugs that a person could write, to be planted in the real code: the simulation must find each of them.
+
+A mutant is a text that is replaced in the source of one function, or of one assignment at the top of a module. The
+text must be there exactly once: when the code has changed, the mutant says so instead of breaking nothing. Functions
+get their new code in place, so that whoever has imported them runs it too.
+"""
+
+import ast
+import importlib
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FunctionType, ModuleType
+from typing import Any, Final, NamedTuple
+from unittest.mock import patch
+
+
+class Edit(NamedTuple):
+    """One replacement. `at` is `module:name` or `module:Class.method`."""
+
+    at: str
+    former: str
+    mutated: str
+
+
+class Mutant(NamedTuple):
+    """One bug. `breaks` says what is wrong then, as a reviewer would."""
+
+    name: str
+    breaks: str
+    edits: tuple[Edit, ...]
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """The code with this bug. Raises LookupError where a text is not there, or not once."""
+        with ExitStack() as stack:
+            for edit in self.edits:
+                stack.enter_context(_edited(edit))
+            yield
+
+
+@contextmanager
+def _edited(edit: Edit) -> Iterator[None]:
+    module_name, _, path = edit.at.partition(":")
+    module = importlib.import_module(module_name)
+    mutated = _run(_rewritten(edit, _source_of(module, path)), module)[path.rpartition(".")[2]]
+    found = _find(module, path)
+    if not isinstance(found, FunctionType):
+        with patch.object(module, path, mutated):
+            yield
+        return
+    code, found.__code__ = found.__code__, mutated.__code__
+    try:
+        yield
+    finally:
+        found.__code__ = code
+
+
+def _rewritten(edit: Edit, source: str) -> str:
+    count = source.count(edit.former)
+    if count != 1:
+        raise LookupError(f"{edit.at} has this {count} times, not once: {edit.former!r}")
+    return source.replace(edit.former, edit.mutated)
+
+
+def _source_of(module: ModuleType, path: str) -> str:
+    """The statement that defines the name, as the file has it."""
+    text = inspect.getsource(module)
+    body: list[ast.stmt] = ast.parse(text).body
+    for name in path.split("."):
+        (node,) = (one for one in body if _defines(one) == name)
+        body = getattr(node, "body", [])
+    lines = text.splitlines(keepends=True)[node.lineno - 1 : node.end_lineno]
+    return "".join(lines)
+
+
+def _defines(node: ast.stmt) -> str | None:
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return name
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+            return name
+    return None
+
+
+def _run(source: str, module: ModuleType) -> dict[str, Any]:
+    """What the source defines when it stands in the module. The module does not change."""
+    names = dict(vars(module))
+    whole = f"if True:\n{source}" if source[0].isspace() else source  # a method keeps its indentation
+    exec(compile(whole, f"<mutant of {module.__name__}>", "exec"), names)
+    return names
+
+
+def _find(module: ModuleType, path: str) -> Any:
+    found: Any = module
+    for name in path.split("."):
+        found = inspect.getattr_static(found, name)
+    return found
+
+
+def _mutant(name: str, breaks: str, at: str, former: str, mutated: str, *more: Edit) -> Mutant:
+    return Mutant(name, breaks, (Edit(at, former, mutated), *more))
+
+
+_TURN: Final = "actors.durable:Durable._turn"
+_COMMITS: Final = "        if decision.changed:\n            await self._commit(decision)\n"
+_NO_TABLE: Final = Edit("actors.rules.task:move", "if status not in TASK_MOVES[task.status]:", "if False:")
+
+OF_THE_LOOP: Final = (
+    _mutant(
+        "answers_before_commit",
+        "A caller has its 200 before the transition is on disk.",
+        _TURN,
+        _COMMITS,
+        "        for one, answer in zip(group, decision.answers[1:], strict=True):\n"
+        "            if not one.answer.done():\n"
+        "                one.answer.set_result(answer)\n" + _COMMITS,
+    ),
+    _mutant(
+        "effects_before_commit",
+        "The receiver and the fleet are told what is not on disk yet.",
+        _TURN,
+        _COMMITS,
+        "        for effect in decision.effects:\n            self._act(effect)\n" + _COMMITS,
+    ),
+    _mutant(
+        "unanswered_commit_is_written",
+        "A commit that the store has not answered counts as written.",
+        "actors.durable:Durable._commit",
+        "        await self._patiently(lambda: self._store.commit(commit))\n",
+        "        with contextlib.suppress(ConnectionError, Unavailable):\n"
+        "            await self._store.commit(commit)\n",
+    ),
+    _mutant(
+        "fenced_goes_on",
+        "An activation that has lost its job answers and acts on.",
+        "actors.durable:Durable._commit",
+        "        await self._patiently(lambda: self._store.commit(commit))\n",
+        "        with contextlib.suppress(Fenced):\n"
+        "            await self._patiently(lambda: self._store.commit(commit))\n",
+    ),
+    _mutant(
+        "sleeps_through_its_alarm",
+        "The loop waits for requests alone.",
+        "actors.durable:Durable._wait",
+        "limits = [] if alarm_at is None else [(alarm_at - self._clock.now()) / 1000]",
+        "limits: list[float] = []",
+    ),
+    _mutant(
+        "activation_forgets_what_flies",
+        "A new activation begins without the tasks in flight.",
+        "actors.durable:Durable.activate",
+        "Flight({task.task_id: task for task in flying})",
+        "Flight()",
+    ),
+)
+
+OF_THE_STORE: Final = (
+    _mutant(
+        "no_epoch_check",
+        "Any activation may write, also one that was replaced.",
+        "actors.store.batches:_TURN",
+        '        jobs.c.epoch == bindparam("key_epoch"),\n',
+        "",
+    ),
+    _mutant(
+        "alarm_not_written",
+        "The alarm is in memory alone, and lost on hibernation.",
+        "actors.store.batches:_TURN",
+        "_TURN_COLUMNS,",
+        '[name for name in _TURN_COLUMNS if name != "alarm_at"],',
+    ),
+    _mutant(
+        "activation_without_epoch",
+        "Two activations of one job have the same epoch.",
+        "actors.store.batches:_ACTIVATE",
+        ".values(epoch=jobs.c.epoch + 1, seq=0)",
+        ".values(seq=0)",
+    ),
+    _mutant(
+        "full_disk_is_success",
+        "What the disk has refused is answered like what was written.",
+        "actors.store.writer:Writer.execute",
+        "return [_unavailable(error) for _ in requests]",
+        "return [None for _ in requests]",
+    ),
+    _mutant(
+        "full_disk_is_not_rolled_back",
+        "A transaction that failed stays open.",
+        "actors.store.writer:Writer.execute",
+        '            telemetry.fault("store.group_not_written", requests=len(requests))\n'
+        "            self._roll_back()\n",
+        '            telemetry.fault("store.group_not_written", requests=len(requests))\n',
+    ),
+    _mutant(
+        "fleet_without_fence",
+        "A fleet that was replaced writes on.",
+        "actors.store.fleet:_TURN",
+        '        singletons.c.epoch == bindparam("key_epoch"),\n        singletons.c.seq == bindparam("former_seq"),\n',
+        "",
+    ),
+    _mutant(
+        "fleet_without_new_epoch",
+        "Two fleets have the same epoch.",
+        "actors.store.fleet:_ACTIVATE",
+        'set_={"epoch": singletons.c.epoch + 1, "seq": 0}',
+        'set_={"seq": 0}',
+    ),
+    _mutant(
+        "created_again_in_the_same_run",
+        "A batch that is created again keeps the number of its run.",
+        "actors.store.batches:recreate",
+        "run=old.run + 1",
+        "run=old.run",
+    ),
+    _mutant(
+        "reads_and_writes_mixed_up",
+        "A list with reads among its writes is answered in another order.",
+        "actors.store.served:Served.handle",
+        'return [next(of_reads if request["op"] == "read" else of_writes) for request in requests]',
+        "return [*of_writes, *of_reads]",
+    ),
+)
+
+OF_THE_RULES: Final = (
+    _mutant(
+        "counts_without_looking",
+        "A second callback counts a second time.",
+        "actors.rules.batch:_called_back",
+        "if task.status in TERMINAL_TASKS:",
+        "if False:",
+        _NO_TABLE,
+        Edit("actors.rules.batch:Draft.put", "if was is None or was.status != task.status:", "if True:"),
+    ),
+    _mutant(
+        "late_success_counts_again",
+        "A task that has failed succeeds after all, and is counted as both.",
+        "actors.rules.batch:_called_back",
+        "if task.status in TERMINAL_TASKS:",
+        "if task.status is TaskStatus.COMPLETED:",
+        _NO_TABLE,
+    ),
+    _mutant(
+        "no_deadline",
+        "A task in flight has no deadline.",
+        "actors.rules.task:assign",
+        "deadline_at=now + boot_ms + policy.task_timeout_ms",
+        "deadline_at=None",
+    ),
+    _mutant(
+        "deadline_not_looked_at",
+        "A task whose machine is silent is waited for without end.",
+        "actors.rules.batch:_alarm_fired",
+        "t.deadline_at <= d.now",
+        "t.deadline_at <= 0",
+    ),
+    _mutant(
+        "overdue_machine_lives_on",
+        "The machine of a task that is overdue is not destroyed.",
+        "actors.rules.batch:_overdue",
+        "if task.machine is not None:",
+        "if False:",
+    ),
+    _mutant(
+        "stale_attempt_fails_the_new_one",
+        "The error of an attempt that was given up ends the present one.",
+        "actors.rules.batch:_called_back",
+        "is_open = task.status is TaskStatus.PROCESSING and task.attempt == report.attempt",
+        "is_open = task.status is TaskStatus.PROCESSING",
+    ),
+    _mutant(
+        "run_not_checked",
+        "A callback of the run before counts in the present one.",
+        "actors.rules.batch:_called_back",
+        "if report.run != d.job.run:",
+        "if False:",
+    ),
+    _mutant(
+        "next_anew_for_each_repetition",
+        "A callback that is sent again gets another next task.",
+        "actors.rules.batch:_called_back",
+        'return Received(stop=report.status == "running", next=_given_before(d, report))',
+        "return Received(next=_next(d, task, report) if report.accepts_next else None)",
+    ),
+    _mutant(
+        "task_given_twice",
+        "A task that was taken stays among those that are ready.",
+        "actors.rules.batch:Draft.take",
+        "self.ready.pop(0)",
+        "self.ready[0]",
+    ),
+    _mutant(
+        "done_stays_ready",
+        "A task that an older attempt has completed stays among those that are ready.",
+        "actors.rules.batch:Draft.put",
+        "if was is not None and was.status is TaskStatus.PENDING and task.status in TERMINAL_TASKS:",
+        "if False:",
+    ),
+    _mutant(
+        "claim_answered_anew",
+        "A claim that is sent again gets other tasks than before.",
+        "actors.rules.batch:_work_taken",
+        "t.machine == wish.machine and t.claim == wish.claim",
+        "False",
+    ),
+    _mutant(
+        "tries_without_end",
+        "A task that always fails is tried for ever.",
+        "actors.rules.task:try_again",
+        "if task.tries >= policy.max_attempts:",
+        "if False:",
+    ),
+    _mutant(
+        "never_tried_again",
+        "The first failure of a task is its last.",
+        "actors.rules.task:try_again",
+        "if task.tries >= policy.max_attempts:",
+        "if True:",
+    ),
+    _mutant(
+        "give_back_costs_a_try",
+        "A task whose spawn was refused has one try less.",
+        "actors.rules.task:give_back",
+        "return replace(_back(task, reason, now + wait_ms), tries=max(0, task.tries - 1))",
+        "return _back(task, reason, now + wait_ms)",
+    ),
+    _mutant(
+        "done_one_too_early",
+        "A batch is done while its last task is at work.",
+        "actors.rules.batch:_settle",
+        "job.tasks_completed + job.tasks_failed >= job.tasks_total",
+        "job.tasks_completed + job.tasks_failed + 1 >= job.tasks_total",
+    ),
+    _mutant(
+        "delivered_once_only",
+        "A final callback that fails is given up.",
+        "actors.rules.batch:_delivery_ended",
+        ">= d.policy.delivery_give_up_ms",
+        ">= 0",
+    ),
+    _mutant(
+        "delivery_not_looked_at",
+        "A final callback that was lost or has failed is not begun again.",
+        "actors.rules.batch:_alarm_fired",
+        "if d.job.delivery is Delivery.PENDING and (d.job.delivery_at or 0) <= d.now:",
+        "if False:",
+    ),
+    _mutant(
+        "delivered_although_refused",
+        "Whatever the receiver answers, it counts as told.",
+        "actors.channels.final_callback:read_answer",
+        "if 200 <= status < 300:",
+        "if 200 <= status < 600:",
+    ),
+    _mutant(
+        "another_key_each_time",
+        "Each try of a delivery has a key of its own.",
+        "actors.channels.final_callback:FinalCallback.send",
+        'f"{job.id}:{run}"',
+        "f\"{job.id}:{run}{job.delivery_tries or ''}\"",
+    ),
+    _mutant(
+        "ended_batch_keeps_its_machines",
+        "Nothing ends the machines of a batch that was cancelled or reset.",
+        "actors.rules.batch:_stop",
+        "    d.effects.append(ReleaseMachines())\n",
+        "",
+        Edit("actors.fleet:Fleet._look_after", "        await self._part_from_jobs_that_are_over(now)\n", ""),
+    ),
+    _mutant(
+        "ended_batch_keeps_its_tasks",
+        "What was at work when a batch was ended stays so.",
+        "actors.rules.batch:_stop",
+        "    for task in list(d.in_flight.values()):\n        d.put(tasks.fail(task, error, d.now))\n",
+        "",
+    ),
+    _mutant(
+        "no_alarm_without_tasks_in_flight",
+        "A batch that waits for a machine has no alarm.",
+        "actors.rules.batch:_alarm",
+        "    latest = d.now + d.policy.alarm_delay_ms",
+        "    if not d.in_flight:\n        return None\n    latest = d.now + d.policy.alarm_delay_ms",
+    ),
+    _mutant(
+        "new_run_keeps_its_counters",
+        "A new run counts the failures of the former one.",
+        "actors.rules.batch:_retried",
+        "        tasks_failed=0,\n",
+        "",
+    ),
+)
+
+OF_THE_FLEET: Final = (
+    _mutant(
+        "spawn_before_the_intent",
+        "The provider is asked before the name of the machine is on disk.",
+        "actors.fleet:Fleet._spawn",
+        "await self._move(\n            machine, MachineState.SPAWNING,",
+        "self._rows[machine] = msgspec.structs.replace(\n            self._rows[machine], state=MachineState.SPAWNING,",
+    ),
+    _mutant(
+        "gone_before_the_batch_is_told",
+        "A machine is forgotten before its batch knows that it is lost.",
+        "actors.fleet:Fleet._bury",
+        "            for job in list(ending.tell):\n",
+        "            await self._move(machine, MachineState.GONE, ended_at=self._now(), reason=ending.message)\n"
+        "            for job in list(ending.tell):\n",
+    ),
+    _mutant(
+        "lost_machine_not_told",
+        "A batch learns that a machine is lost from its deadlines alone.",
+        "actors.fleet:Fleet._tell",
+        "if known is None or known.state in TERMINAL_JOBS:",
+        "if True:",
+    ),
+    _mutant(
+        "orphans_stay",
+        "A machine that nobody knows is never destroyed.",
+        "actors.rules.fleet:orphans",
+        "if now - seen[provider_id] >= patience_ms",
+        "if False",
+    ),
+    _mutant(
+        "reservation_not_returned",
+        "What was asked of a batch stays reserved when it has answered.",
+        "actors.fleet:Fleet._take",
+        "self._adjust(job, taking=-reserved, taken=taken)",
+        "self._adjust(job, taken=taken)",
+    ),
+    _mutant(
+        "restart_forgets_all_rows",
+        "A fleet that starts again knows none of the machines of the former one.",
+        "actors.fleet:Fleet.start",
+        "await self._store.machines(alive=True)",
+        "[]",
+    ),
+    _mutant(
+        "dead_machine_not_noticed",
+        "The fleet does not look at what its provider says of its machines.",
+        "actors.fleet:Fleet._compare",
+        'if status.state != "running":',
+        "if False:",
+    ),
+)
+
+OF_THE_WAY: Final = (
+    _mutant(
+        "signature_not_checked",
+        "Anybody can post a callback.",
+        "orchestrator.callback_path:_signed",
+        'if not verify_task(engine.secrets, batch, task, int(run), int(attempt), given.get("sig", "")):',
+        "if False:",
+    ),
+    _mutant(
+        "answers_in_the_wrong_order",
+        "The answers of a list go to each other's callers.",
+        "actors.wire:Client._received",
+        "in zip(answered, replies, strict=True)",
+        "in zip(reversed(answered), replies, strict=True)",
+    ),
+    _mutant(
+        "broken_connection_unanswered",
+        "Who waits for an answer when the connection breaks waits for ever.",
+        "actors.wire:Client._fail",
+        "pending, self._in_flight = [*self._in_flight, *self._waiting], []",
+        "pending, self._in_flight = [*self._waiting], []",
+    ),
+    _mutant(
+        "wake_never_looks",
+        "A batch whose actor has died or hibernates is not woken.",
+        "actors.maintenance.wake:run_once",
+        "jobs = await store.overdue(now - slack_ms, limit, now + longest_ms + CLOCKS_DIFFER_MS)",
+        "jobs: list[Job] = []",
+    ),
+    _mutant(
+        "wake_ignores_far_alarms",
+        "An alarm that was set before the clock went back is believed.",
+        "actors.maintenance.wake:run_once",
+        "now + longest_ms + CLOCKS_DIFFER_MS",
+        "now + 365 * 24 * 3_600_000",
+    ),
+    _mutant(
+        "queued_is_forgotten",
+        "A batch that found no place at its creation never gets one.",
+        "actors.maintenance.admit:run_once",
+        "waiting = await store.waiting(limit)",
+        "waiting: list[Job] = []",
+    ),
+)
+
+MUTANTS: Final = (*OF_THE_LOOP, *OF_THE_STORE, *OF_THE_RULES, *OF_THE_FLEET, *OF_THE_WAY)

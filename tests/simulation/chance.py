@@ -57,7 +57,7 @@ FAULTS: Final[dict[str, float]] = {
     "fleet.dies_before": 0.01,  # the effect
     "fleet.dies_after": 0.01,
     # machines
-    "machine.never_boots": 0.04,
+    "machine.never_boots": 0.06,
     "machine.dies": 0.03,
     "machine.hangs": 0.02,  # and wakes when its task is long over
     "machine.vanishes": 0.01,  # dies, and the provider forgets it

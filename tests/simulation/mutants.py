@@ -360,14 +360,6 @@ OF_THE_RULES: Final = (
         "f\"{job.id}:{run}{job.delivery_tries or ''}\"",
     ),
     _mutant(
-        "ended_batch_keeps_its_machines",
-        "Nothing ends the machines of a batch that was cancelled or reset.",
-        "actors.rules.batch:_stop",
-        "    d.effects.append(ReleaseMachines())\n",
-        "",
-        Edit("actors.fleet:Fleet._look_after", "        await self._part_from_jobs_that_are_over(now)\n", ""),
-    ),
-    _mutant(
         "ended_batch_keeps_its_tasks",
         "What was at work when a batch was ended stays so.",
         "actors.rules.batch:_stop",

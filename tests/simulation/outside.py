@@ -107,7 +107,7 @@ class Operators:
         for n in range(plan.choice((0, 0, 0, 0, 0, 0, 0, 0, 2, 4))):  # a burst: small ones share their hosts
             await self._create(f"c{n}", plan.randint(1, 4))
         acts: list[tuple[float, str]] = []
-        for _ in range(plan.choice((0, 0, 0, 1, 1, 2, 4))):
+        for _ in range(plan.choice((0, 0, 1, 1, 2, 3, 4))):
             kind = plan.choice(
                 ("cancel", "cancel", "reset", "retry", "create_again", "create_other", "redeliver", "new", "clock",
                  "outage", "kill", "kill", "kill_all")
@@ -233,7 +233,7 @@ class Operators:
 
     async def _begin_again(self, job_id: str) -> None:
         """Who has ended a batch mostly wants it back in another way."""
-        how = self._plan.choice(("retry", "retry", "create_again", "create_other", "nothing", "nothing", "nothing"))
+        how = self._plan.choice(("retry", "retry", "create_again", "create_other", "nothing"))
         await asyncio.sleep(self._plan.choice((0.1, 0.1, 3.0)) * self._plan.random())
         if how == "retry":
             await self._command("retry", job_id)

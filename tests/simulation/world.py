@@ -139,11 +139,10 @@ class Simulator:
 def _uncollected() -> Iterator[None]:
     """What a killed process leaves must not be finalised while another step runs, nor complain when it is."""
     gc.disable()
-    hook = sys.unraisablehook
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
     finally:
-        sys.unraisablehook = lambda _: None
         gc.collect()
         sys.unraisablehook = hook
         gc.enable()

@@ -40,6 +40,8 @@ TICK_MS: Final = 1_000
 SWEEP_MS: Final = 10_000
 OVERSTAY_MS: Final = 30_000
 """How long a machine may have no work and ask for none: its jobs are over, or it hangs since its task was given up."""
+EPOCH_TRUST_MS: Final = 10_000
+"""How long after a commit its epoch is believed. A fleet that was suspended for longer asks before it acts."""
 HOST_PAUSE_MS: Final = 1_000
 COMMIT_PAUSE_MS: Final = 200
 CLAIMS_REMEMBERED: Final = 10_000
@@ -53,6 +55,8 @@ class FleetStore(Protocol):
     """What the fleet uses of `actors.store.Store`."""
 
     async def activate_singleton(self, name: str) -> int: ...
+
+    async def singleton_epoch(self, name: str, /) -> int: ...
 
     async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None: ...
 
@@ -122,6 +126,7 @@ class Fleet:
         self._sweep_ms, self._tick_ms = sweep_ms, tick_ms
         self._epoch = 0
         self._seq = 0
+        self._valid_at = 0.0
         self._numbers = 0
         self._committing = asyncio.Lock()
         self._rows: dict[str, Machine] = {}
@@ -150,6 +155,7 @@ class Fleet:
     async def start(self) -> None:
         """Become the one fleet (invariant 2), take over what the former one left, begin to work."""
         self._epoch = await self._store.activate_singleton(SINGLETON)
+        self._trust_epoch()
         for row in await self._store.machines(alive=True):
             self._rows[row.id] = row
             self._jobs_of[row.id] = [row.job_id] if row.job_id else []
@@ -546,6 +552,7 @@ class Fleet:
         if row is None or self.stopped.is_set():
             return
         env = {**self._base_env(machine), **task["env"]}
+        await self._check_epoch()
         try:
             provider_id = await self._provider.spawn(MachineSpec(name=task["name"], kind=row.kind, env=env))
         except SpawnRefused as refusal:
@@ -668,6 +675,7 @@ class Fleet:
         )
         for provider_id in over:
             telemetry.warning("fleet.orphan_destroyed", machine=provider_id)
+            await self._check_epoch()
             await self._provider.destroy(provider_id)
             self._orphans.pop(provider_id, None)
         return len(over)
@@ -690,6 +698,7 @@ class Fleet:
         self._burying.add(machine)
         try:
             if row.state is not MachineState.PLANNED:
+                await self._check_epoch()
                 await self._provider.destroy(row.provider_id or row.name or machine)
             for job in list(ending.tell):
                 await self._tell(job, row, ending)
@@ -701,6 +710,18 @@ class Fleet:
             telemetry.event("fleet.end_waits", machine=machine, why=failure)
         finally:
             self._burying.discard(machine)
+
+    async def _check_epoch(self) -> None:
+        """Invariant 2, before a machine is made or ended: what is nobody's to a fleet that was overtaken is a machine
+        of its heir. Raises Fenced.
+        """
+        if asyncio.get_running_loop().time() - self._valid_at > EPOCH_TRUST_MS / 1000:
+            if await self._store.singleton_epoch(SINGLETON) != self._epoch:
+                raise Fenced
+            self._trust_epoch()
+
+    def _trust_epoch(self) -> None:
+        self._valid_at = asyncio.get_running_loop().time()
 
     async def _tell(self, job: str, row: Machine, ending: Ending) -> None:
         """All open assignments of this job on the machine are lost. A finished job is not woken for that."""
@@ -751,6 +772,7 @@ class Fleet:
                 telemetry.warning("fleet.store_away", why=failure)
                 await self._wait(asyncio.Event(), COMMIT_PAUSE_MS)
         self._seq = seq
+        self._trust_epoch()
         if row.state is MachineState.GONE:
             self._rows.pop(row.id, None)
             self._jobs_of.pop(row.id, None)

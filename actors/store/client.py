@@ -22,6 +22,7 @@ _decode_recreated = msgspec.msgpack.Decoder(tuple[Job, bool]).decode
 _decode_activated = msgspec.msgpack.Decoder(tuple[Job, list[Task]]).decode
 
 _ANSWERS: Final[dict[str, Any]] = {
+    "singleton_epoch": int,
     "job": Job | None,
     "open_jobs": set[str],
     "busy_machines": set[str],
@@ -212,6 +213,10 @@ class Store:
         return count
 
     # -- reads --------------------------------------------------------------------------------------
+
+    async def singleton_epoch(self, name: str) -> int:
+        """The epoch of the newest activation of the one actor of this name; 0 where there has been none."""
+        return await self._read("singleton_epoch", name)
 
     async def job(self, job_id: str) -> Job | None:
         """The row of a job."""

@@ -17,7 +17,7 @@ from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, MachineState, TaskStatus
 from actors.store.engine import Db, Row, Sql, one_of
 from actors.store.standing import NEVER, Span, as_new, spans, standing
-from actors.store.tables import JOBS, MACHINES, TASKS, files, jobs, machines, tasks
+from actors.store.tables import JOBS, MACHINES, TASKS, files, jobs, machines, singletons, tasks
 from worker.contract import FileRef
 
 _decode_file = msgspec.json.Decoder(FileRef).decode
@@ -187,11 +187,18 @@ _EXPIRED = Sql(
     .limit(bindparam("most"))
 )
 _MACHINES = Sql(select(*MACHINES.select).order_by(machines.c.created_at, machines.c.id))
+_SINGLETON_EPOCH = Sql(select(singletons.c.epoch).where(singletons.c.name == bindparam("name")))
 _MACHINES_ALIVE = Sql(
     select(*MACHINES.select)
     .where(one_of(machines.c.state, [state.value for state in MachineState if state is not MachineState.GONE]))
     .order_by(machines.c.created_at, machines.c.id)
 )
+
+
+def singleton_epoch(db: Db, name: str) -> int:
+    """0 where there has been none."""
+    row = db.row(_SINGLETON_EPOCH, {"name": name})
+    return 0 if row is None else int(row[0])
 
 
 def job(db: Db, job_id: str) -> Job | None:
@@ -414,7 +421,7 @@ def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     question.__name__: question
     for question in (
-        job, open_jobs, busy_machines, held, some_tasks, pending, some_files, taken_keys, list_jobs, reading,
-        list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
+        singleton_epoch, job, open_jobs, busy_machines, held, some_tasks, pending, some_files, taken_keys,
+        list_jobs, reading, list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
     )
 }  # fmt: skip

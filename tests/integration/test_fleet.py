@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from actors import fleet as fleet_module
 from actors.errors import ArkeError, Fenced, InvalidInput, NotFound, Retired, Unavailable
 from actors.fleet import Fleet, FleetStore
 from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
@@ -80,6 +81,10 @@ class MemoryStore:
 
     async def activate_singleton(self, name: str) -> int:
         self.epoch, self.seq = self.epoch + 1, 0
+        return self.epoch
+
+    async def singleton_epoch(self, name: str, /) -> int:
+        await asyncio.sleep(0)
         return self.epoch
 
     async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None:
@@ -626,6 +631,20 @@ async def test_a_machine_that_neither_works_nor_asks_is_ended(world: World) -> N
     assert len(world.provider.destroyed) == 1
     assert world.memory.rows[silent].state is MachineState.GONE
     assert world.memory.states() == ["gone", "running"]
+
+
+async def test_a_fleet_that_was_overtaken_ends_no_machines(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: it stood still, and another one has begun, whose machines it takes for nobody's."""
+    monkeypatch.setattr(fleet_module, "EPOCH_TRUST_MS", 0)
+    await world.batch("a", 1)
+    former = world.fleet
+    assert former is not None
+    world.memory.epoch += 1
+    status = MachineStatus(name="tiff-b-0-1", provider_id="id:tiff-b-0-1", state="running")
+    world.provider.alive[status.name] = status
+    await world.time.advance(30_000)
+    assert former.stopped.is_set()
+    assert world.provider.destroyed == []
 
 
 async def test_the_heir_of_the_fleet_ends_them_too(world: World) -> None:

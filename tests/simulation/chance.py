@@ -90,12 +90,8 @@ class Chance:
         self._only = None if only is None else frozenset(only)
         self._streams: dict[str, random.Random] = {}
         self._counts: dict[str, int] = {}
-        of_rates = self.stream("rates")
-        intensity = of_rates.choice((0.5, 1.0, 2.0, 4.0))
-        self._rates = {
-            name: most * intensity * of_rates.random() if of_rates.random() < 0.5 else 0.0
-            for name, most in FAULTS.items()
-        }
+        intensity = self.stream("intensity").choice((0.5, 1.0, 2.0, 4.0))
+        self._rates = {name: self._rate(name, intensity * most) for name, most in FAULTS.items()}
 
     def stream(self, purpose: str) -> random.Random:
         """The numbers for one purpose."""
@@ -103,6 +99,11 @@ class Chance:
         if found is None:
             found = self._streams[purpose] = random.Random(f"{self.seed}:{purpose}")
         return found
+
+    def _rate(self, fault: str, most: float) -> float:
+        """Of this run. From the fault's own stream, so that a new fault changes nothing about the others."""
+        stream = self.stream(fault)
+        return most * stream.random() if stream.random() < 0.5 else 0.0
 
     def hits(self, fault: str) -> bool:
         """Whether the fault happens here and now."""

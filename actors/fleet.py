@@ -291,21 +291,25 @@ class Fleet:
         return {}
 
     async def _release_job(self, job: str) -> dict[str, Any]:
-        """The job is over: its wishes are forgotten and its machines destroyed. It need not be told itself."""
-        self._demands.pop(job, None)
-        for row in [row for row in self._rows.values() if row.job_id == job]:
-            await self._destroy_row(row, "destroyed: its batch was ended", knows=job)
+        """The job is over: its wishes are forgotten and its machines destroyed. Asked too late, when a new run of it
+        has begun, this ends nothing: what works for that run is not what was meant.
+        """
+        known = await self._store.job(job)
+        if known is None or known.state in TERMINAL_JOBS:
+            self._demands.pop(job, None)
+            for row in [row for row in self._rows.values() if row.job_id == job]:
+                await self._destroy_row(row, "destroyed: its batch was ended")
         return {}
 
-    async def _destroy_row(self, row: Machine, reason: str, *, knows: str | None = None) -> None:
-        """End a machine. All jobs that took work on it are told, but for the one that `knows`."""
+    async def _destroy_row(self, row: Machine, reason: str) -> None:
+        """End a machine. All jobs that took work on it are told, but for those that are over by then."""
         if row.id in self._endings:
             return
         if row.state is MachineState.PLANNED:
             self._unwanted.add(row.id)
         elif await self._move(row.id, MachineState.DESTROYING, reason=reason) is not None:
             jobs = self._jobs_of.get(row.id, [])  # as of now: it may have taken work until the commit
-            self._endings[row.id] = Ending(why="gone", message=reason, tell=[job for job in jobs if job != knows])
+            self._endings[row.id] = Ending(why="gone", message=reason, tell=list(jobs))
             self._notify()
             if row.id not in self._creating:
                 self._background(self._bury(row.id))

@@ -43,6 +43,9 @@ _ALL_TASKS = Sql(select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id
 TRUST_S: Final = 12.0
 """How long after another one has taken over an actor may still act: EPOCH_TRUST_S of the loop, and a call."""
 
+LOOKS: Final = 8
+"""How often a fleet has seen a machine without an owner, at least, when it should have ended it."""
+
 CHANGE_JOBS: Final = {"create", "recreate", "queue", "admit", "activate", "add_files", "clear", "plan", "remove"}
 
 
@@ -112,7 +115,7 @@ class Checker:
         self._assigned: dict[Assignment, str | None] = {}
         self._started: dict[Assignment, str] = {}
         self._spawned: set[str] = set()
-        self._seen_alone: dict[tuple[int, str], float] = {}
+        self._seen_alone: dict[tuple[int, str], tuple[float, int]] = {}  # since, and how often
         self._acknowledged: set[tuple[str, int, str]] = set()  # job, run, task
         self.acknowledged_jobs: set[str] = set()
         self.delivered: dict[str, bytes] = {}  # by key
@@ -426,8 +429,9 @@ class Checker:
             if row is not None and row.state is not MachineState.GONE:
                 self._seen_alone.pop(place, None)
                 continue
-            since = self._seen_alone.setdefault(place, self._now_s())
-            if self._now_s() - since > self._sweep_s:
+            since, times = self._seen_alone.get(place, (self._now_s(), 0))
+            self._seen_alone[place] = (since, times + 1)
+            if self._now_s() - since > self._sweep_s and times >= LOOKS:  # a fleet that stands still sees nothing
                 self.wrong(f"3: {machine.spec.name} runs without an owner since {self._now_s() - since:.0f} s")
 
     # ---- at the end

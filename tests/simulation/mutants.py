@@ -599,3 +599,8 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
     "late_release_ends_the_next_run": (202154,),
 }
 """The seed that has found each: it is tried first. When what is drawn changes, others are looked for."""
+
+RARE: Final = frozenset({
+    "given_and_taken_back", "late_release_ends_the_next_run", "overtaken_answers_from_memory", "overtaken_fleet_acts",
+})  # fmt: skip
+"""Found once in thousands of seeds: looked for by `make soak`. Each has a test of its own beside the part it is in."""

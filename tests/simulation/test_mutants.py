@@ -5,11 +5,12 @@ from typing import Final
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, SEEDS, Edit, Mutant
+from tests.simulation.mutants import MUTANTS, RARE, SEEDS, Edit, Mutant
 from tests.simulation.world import Simulator
 
 BUDGET: Final = 1_000
 """Seeds: about what CI runs in a minute."""
+LONG: Final = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +20,23 @@ def simulator() -> Iterator[Simulator]:
     made.close()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(mutant, id=mutant.name, marks=[pytest.mark.soak] if mutant.name in RARE else [])
+        for mutant in MUTANTS
+    ],
+)
 def test_a_planted_bug_is_found(simulator: Simulator, mutant: Mutant) -> None:
-    """Within BUDGET seeds the simulation says that something is wrong, and on that seed nothing is without the bug."""
-    for seed in (*SEEDS.get(mutant.name, ()), *range(BUDGET)):
+    """Within so many seeds the simulation says that something is wrong, and on that seed nothing is without the bug."""
+    budget = LONG if mutant.name in RARE else BUDGET
+    for seed in (*SEEDS.get(mutant.name, ()), *range(budget)):
         with mutant.planted():
             wrong = simulator.run(seed).wrong
         if wrong is not None and simulator.run(seed).wrong is None:
             print(f"{mutant.name}: seed {seed}: {wrong}")  # noqa: T201 - which seed found it is what one wants to know
             return
-    pytest.fail(f"{BUDGET} seeds do not find this: {mutant.breaks}")
+    pytest.fail(f"{budget} seeds do not find this: {mutant.breaks}")
 
 
 def test_a_mutant_whose_text_is_gone_is_no_mutant() -> None:

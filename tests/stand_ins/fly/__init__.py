@@ -1,0 +1,19 @@
+"""A stand-in of Fly.io's Machines API: strict, with the documented limits, machines that run, and faults on demand.
+
+By hand: `python -m tests.stand_ins.fly --help`. In a test: `FlyStandIn`, behind a socket with `serving`, or as a
+process with `launched`. FLY_API_URL is all that the service needs to use it, and FLY_API_TOKEN its token.
+
+    api         HTTP: token, limits, faults of requests, endpoints      bodies     what a request may say
+    fleet       every machine's way from state to state                 machine    one machine and its permitted moves
+    simulated   a program that behaves as our worker                    process    one that is our worker
+    processor   the allowance of shared processors                      limits     token buckets
+    faults      the switches      chance    seeded draws                journal    what happened
+
+Where documentation and observation differ or are silent, `settings` says what was chosen.
+"""
+
+from tests.stand_ins.fly.chance import Duration
+from tests.stand_ins.fly.settings import Settings, always
+from tests.stand_ins.fly.stand_in import FlyStandIn, launched, serving
+
+__all__ = ["Duration", "FlyStandIn", "Settings", "always", "launched", "serving"]

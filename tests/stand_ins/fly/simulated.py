@@ -1,0 +1,367 @@
+"""A machine's program that behaves as our worker does (worker/loop.py) and uses next to nothing for it.
+
+It takes its first task from its environment or by a claim, lets its time pass, uses the machine's processors, calls
+back, takes what the answer brings or claims, and ends when it is idle, spent or retired. Without CLAIM_URL it is a
+worker of the originals: one task, one callback, no signs of life. Nothing is downloaded, converted or uploaded.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tests.stand_ins.fly.delivery import Delivery, Refused, Retired, Undelivered, read
+from tests.stand_ins.fly.faults import TASK
+from tests.stand_ins.fly.journal import task_of
+from tests.stand_ins.fly.machine import KILLED, OUT_OF_MEMORY, VANISHED, Exit, Machine
+from tests.stand_ins.fly.world import Unreachable, World, forever
+from worker.contract import MAX_CLAIM_WAIT_MS
+from worker.settings import (
+    TASK_VARIABLES,
+    InvalidSetting,
+    WorkerSettings,
+    missing_task_variables,
+    task_environment,
+)
+
+FATAL: Final[Mapping[str, Exit]] = {"dies": Exit(code=1), "oom": OUT_OF_MEMORY, "vanishes": VANISHED}
+ERRORS: Final[Mapping[str, dict[str, Any]]] = {
+    "bad_input": {"error": "Invalid TIFF: stand-in", "retryable": False},
+    "error": {"error": "Failed to download TIFF: 503 Service Unavailable"},
+}
+GARBAGE: Final = (
+    b"",
+    b"\x00\xff\xfe",
+    b'{"task_id": ',
+    b"[]",
+    b"null",
+    b"{}",
+    b'{"task_id": "x", "batch_id": "y", "status": "success"}',
+    b'{"task_id": 1e999, "status": []}',
+    b"<html>502</html>" * 100,
+)
+REQUEST_S: Final = 15.0
+CLAIM_RETRY_S: Final = 120.0
+
+Environment = dict[str, str]
+
+
+class SimulatedWorker:
+    """One run of the program."""
+
+    def __init__(self, machine: Machine, env: Environment, world: World) -> None:
+        self._machine = machine
+        self._env = env
+        self._world = world
+        self._delivery = Delivery(world.http, world.chance, machine.name)
+        self._main: asyncio.Task[Exit] | None = None
+        self._fatal: Exit | None = None
+        self._open: set[asyncio.Future[int]] = set()
+        self._asking: set[asyncio.Future[tuple[int, bytes]]] = set()
+        self._is_stopping = False
+        self._is_frozen = False
+        self._is_retired = False
+        self._has_trouble = False
+        self._begun = self._idle_since = time.monotonic()
+        self._begun_tasks = self._failed_tasks = 0
+        self._cpu_s = 0.0
+        self._settings = WorkerSettings()
+
+    async def run(self) -> Exit:
+        self._main = asyncio.ensure_future(self._work())
+        try:
+            return await self._main
+        except asyncio.CancelledError:
+            if self._fatal is None:
+                raise
+            return self._fatal
+
+    def interrupt(self, signal: str) -> None:
+        """A worker of ours gives its tasks back; one of the originals ends."""
+        if self._is_frozen:
+            return
+        if not self._settings.claim_url:
+            self._end(Exit(code=130, signal=2))
+        self._is_stopping = True
+        for performing in self._open:
+            performing.cancel()
+        for asking in self._asking:
+            asking.cancel()
+
+    def kill(self) -> None:
+        self._end(KILLED)
+
+    def _end(self, how: Exit) -> None:
+        self._fatal = how
+        if self._main is not None:
+            self._main.cancel()
+
+    async def _work(self) -> Exit:
+        try:
+            self._settings = WorkerSettings.load(self._env)
+        except InvalidSetting as error:
+            return self._refuse(str(error))
+        missing = missing_task_variables(self._env)
+        by_claim = bool(self._settings.claim_url) and len(missing) == len(TASK_VARIABLES)
+        if missing and not by_claim:
+            return self._refuse(f"Missing required environment variables: {', '.join(missing)}")
+        first = None if by_claim else self._env
+        self._begun_tasks = 0 if by_claim else 1
+        slots = self._settings.concurrency if self._settings.claim_url else 1
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._slot(first))
+            for _ in range(slots - 1):
+                group.create_task(self._slot(None))
+        only_task_failed = self._begun_tasks == 1 and self._failed_tasks == 1
+        return Exit(code=1 if self._has_trouble or only_task_failed else 0)
+
+    def _refuse(self, why: str) -> Exit:
+        self._note("refused_to_run", why=why)
+        return Exit(code=1)
+
+    def _note(self, what: str, **known: Any) -> None:
+        self._world.journal.note(what, app=self._machine.app, machine=self._machine.name, **known)
+
+    # One thread of the worker
+
+    async def _slot(self, task: Environment | None) -> None:
+        by = "env"
+        try:
+            while task is not None or not self._is_stopping:
+                if task is None:
+                    task, by = await self._claim(), "claim"
+                if task is None:
+                    return
+                task, by = await self._do(task, by), "next"
+                if task is None and not self._settings.claim_url:
+                    return
+        except Retired:
+            self._is_retired = True
+            self._note("retired")
+        except Undelivered as error:
+            self._has_trouble = True
+            self._note("undelivered", why=str(error))
+
+    async def _do(self, env: Environment, by: str) -> Environment | None:
+        """Runs one task and reports it; the next one, if the answer brought one."""
+        known = task_of(env)
+        self._note("task", **known, by=by)
+        fault = self._fault(known)
+        performing = asyncio.ensure_future(self._perform(known, fault))
+        self._open.add(performing)
+        try:
+            await self._watch(performing, env, gives_signs=fault != "freezes")
+        finally:
+            performing.cancel()
+            self._open.discard(performing)
+        try:
+            if not performing.cancelled():
+                return await self._report(env, known, fault, cpu_ms=performing.result())
+            if self._is_stopping:
+                await self._send(env, {"status": "released"}, give_up_s=4.0)
+            return None
+        finally:
+            self._idle_since = time.monotonic()
+
+    def _fault(self, known: Mapping[str, Any]) -> str | None:
+        cured_mb = self._world.settings.oom_cured_mb
+        is_cured = cured_mb is not None and self._machine.settings.guest.memory_mb >= cured_mb
+        names = [name for name in TASK if name != "oom" or not is_cured]
+        return self._world.faults.first(names, *self._subject(known), region=self._machine.region)
+
+    def _subject(self, known: Mapping[str, Any]) -> tuple[object, ...]:
+        """What draws depend on: the attempt, whichever machine makes it; the machine only where no attempt is known."""
+        if "attempt" in known:
+            return known["task"], known.get("run"), known["attempt"]
+        return known["task"], self._machine.name, self._machine.starts, self._begun_tasks
+
+    async def _perform(self, known: Mapping[str, Any], fault: str | None) -> int:
+        """Lets a task's time pass; the processor milliseconds that it used."""
+        chance, settings = self._world.chance, self._world.settings
+        subject = self._subject(known)
+        work_s = chance.seconds(settings.work, "work", *subject)
+        cpu_s = min(work_s, chance.seconds(settings.cpu, "cpu", *subject))
+        around_s = (work_s - cpu_s) / 2
+        await asyncio.sleep(around_s)
+        if fault == "runs_forever" or fault == "freezes":
+            self._strike(fault, known)
+            self._is_frozen = self._is_frozen or fault == "freezes"
+            await forever()
+        if fault is not None and fault in FATAL:
+            await self._machine.cores.work(cpu_s / 2)
+            self._strike(fault, known)
+            self._end(FATAL[fault])
+            await forever()
+        await self._machine.cores.work(cpu_s)
+        self._cpu_s += cpu_s
+        await asyncio.sleep(around_s)
+        return round(cpu_s * 1000)
+
+    def _strike(self, fault: str, known: Mapping[str, Any]) -> None:
+        self._note("fault", fault=fault, **known)
+
+    async def _watch(self, performing: asyncio.Future[int], env: Environment, *, gives_signs: bool) -> None:
+        """Until the task is over; with signs of life, and ended where an answer says that it is no longer wanted."""
+        every_s = self._settings.heartbeat_s if self._settings.claim_url and gives_signs else None
+        while not (await asyncio.wait({performing}, timeout=every_s))[0]:
+            if not self._is_frozen and await self._is_unwanted(env):
+                performing.cancel()
+
+    async def _is_unwanted(self, env: Environment) -> bool:
+        body = self._callback(env, {"status": "running"})
+        try:
+            status, answer = await self._world.http.post(env["CALLBACK_URL"], body, timeout_s=5.0)
+        except Unreachable:
+            return False
+        self._note("sign_of_life", **task_of(env), status=status)
+        return status < 300 and read(answer).get("stop") is True
+
+    # Reports
+
+    async def _report(
+        self, env: Environment, known: Mapping[str, Any], fault: str | None, *, cpu_ms: int
+    ) -> Environment | None:
+        if fault == "callback_late":
+            self._strike(fault, known)
+            await asyncio.sleep(self._world.chance.seconds(self._world.settings.late, "late", *self._subject(known)))
+        if fault == "callback_garbage":
+            await self._send_garbage(env, known)
+            return None
+        takes_next = self._reserve()
+        told = self._outcome(env, known, fault, cpu_ms) | ({"accepts_next": True} if takes_next else {})
+        try:
+            answer = await self._send(env, told)
+            if fault == "callback_twice":
+                self._strike(fault, known)
+                answer = self._both(answer, await self._send(env, told))
+        except Refused as error:
+            self._note("refused", **known, why=str(error))
+            self._has_trouble = self._has_trouble or not self._settings.claim_url
+            answer = {}
+        following = answer.get("next") if takes_next else None
+        if takes_next and not following:
+            self._begun_tasks -= 1
+        return task_environment(self._env, following) if following else None
+
+    def _outcome(self, env: Environment, known: Mapping[str, Any], fault: str | None, cpu_ms: int) -> dict[str, Any]:
+        if fault is not None and fault in ERRORS:
+            self._strike(fault, known)
+            self._failed_tasks += 1
+            return {"status": "error", **ERRORS[fault]}
+        key = env.get("OUTPUT_R2_KEY") or _output_key(env["INPUT_R2_KEY"])
+        return {
+            "status": "success",
+            "output_r2_key": key,
+            "output_file_name": key.rpartition("/")[2],
+            "output_file_size": 1000 + len(key),
+            "performance": {"total_time_ms": cpu_ms, "conversion_time_ms": cpu_ms},
+            "cpu_ms": cpu_ms,
+            "pages": 1,
+        }
+
+    def _both(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+        """Of the answers to the same callback, the one with a task; a second task is lost, and written down."""
+        if first.get("next") and second.get("next") and first["next"] != second["next"]:
+            self._note("next_lost", **task_of(second["next"]))
+        return first if first.get("next") else second
+
+    async def _send_garbage(self, env: Environment, known: Mapping[str, Any]) -> None:
+        number = int(self._world.chance.fraction("garbage", *self._subject(known)) * len(GARBAGE))
+        self._strike("callback_garbage", known)
+        try:
+            status, _ = await self._world.http.post(env["CALLBACK_URL"], GARBAGE[number], timeout_s=REQUEST_S)
+        except Unreachable:
+            status = 0
+        self._note("garbage", **known, status=status)
+
+    async def _send(self, env: Environment, told: dict[str, Any], give_up_s: float | None = None) -> dict[str, Any]:
+        """Delivers a callback as the worker does; a worker of the originals tries once. Raises Undelivered."""
+        if give_up_s is None:
+            give_up_s = self._settings.callback_s if self._settings.claim_url else 0.0
+        status, answer = await self._delivery.persist(
+            env["CALLBACK_URL"], self._callback(env, told), {}, REQUEST_S, give_up_s
+        )
+        self._note("callback", **task_of(env), sent=told["status"], status=status)
+        if status >= 300:
+            raise Refused(f"the callback was answered {status}")
+        return read(answer)
+
+    def _callback(self, env: Environment, told: dict[str, Any]) -> bytes:
+        return json.dumps({"task_id": env["TASK_ID"], "batch_id": env["BATCH_ID"], **told}).encode()
+
+    # More work
+
+    def _reserve(self) -> bool:
+        """Whether this machine takes one more task; counts it."""
+        if self._is_stopping or not self._settings.claim_url or self._is_spent():
+            return False
+        self._begun_tasks += 1
+        return True
+
+    def _is_spent(self) -> bool:
+        settings, age_s = self._settings, time.monotonic() - self._begun
+        if self._is_retired or self._begun_tasks >= settings.max_tasks or age_s >= settings.max_age_s:
+            return True
+        if settings.cpu_burst_s is None:
+            return False
+        return self._cpu_s > settings.cpu_burst_s + (settings.cpu_rate or 0.0) * age_s
+
+    async def _claim(self) -> Environment | None:
+        """Asks until there is a task, or the whole machine was idle for long enough. Raises Retired, Undelivered."""
+        while not self._is_stopping and self._reserve():
+            tasks = await self._ask()
+            if tasks:
+                return task_environment(self._env, tasks[0])
+            self._begun_tasks -= 1
+            if not self._open and time.monotonic() - self._idle_since >= self._settings.idle_s:
+                return None
+        return None
+
+    async def _ask(self) -> list[Environment]:
+        settings, asked = self._settings, time.monotonic()
+        wait_s = min(settings.idle_s, MAX_CLAIM_WAIT_MS / 1000)
+        claim = {
+            "machine": settings.machine_name,
+            "claim": uuid.uuid4().hex,
+            "kinds": list(settings.kinds),
+            "free": 1,
+            "wait_ms": round(wait_s * 1000),
+        }
+        headers = {"Authorization": f"Bearer {settings.machine_token}"} if settings.machine_token else {}
+        asking = asyncio.ensure_future(
+            self._delivery.persist(
+                settings.claim_url or "",
+                json.dumps(claim).encode(),
+                headers,
+                wait_s + 10,
+                max(CLAIM_RETRY_S, settings.idle_s),
+            )
+        )
+        self._asking.add(asking)
+        try:
+            status, answer = await asking
+        except asyncio.CancelledError:
+            if not self._is_stopping or self._fatal is not None:
+                raise
+            return []
+        finally:
+            asking.cancel()
+            self._asking.discard(asking)
+        self._note("claim", status=status)
+        if status == 410:
+            raise Retired
+        if status == 204:
+            if time.monotonic() - asked < wait_s / 2:
+                await asyncio.sleep(0.25)
+            return []
+        if status >= 300:
+            raise Refused(f"the claim was answered {status}")
+        tasks: list[Environment] = read(answer).get("tasks") or []
+        return tasks
+
+
+def _output_key(key: str) -> str:
+    stem, dot, suffix = key.rpartition(".")
+    return f"{stem}.jpg" if dot and suffix.lower() in ("tif", "tiff") else f"{key}.jpg"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.stand_ins.conftest import Flies, Fly
+from tests.integration.stand_ins.bench import Flies, Fly
 from tests.stand_ins.fly import always
 
 IDLE = {"never_runs": 1.0}
@@ -208,6 +208,16 @@ async def test_auto_destroy_destroys_a_machine_that_has_ended(make_fly: Flies) -
     destroyed = await fly.reach(machine, "destroyed")
     assert exit_of(destroyed)["exit_code"] == 1
     assert destroyed["events"][0]["status"] == "destroyed"
+
+
+async def test_a_machine_with_auto_destroy_is_seen_stopped_first(make_fly: Flies) -> None:
+    fly = make_fly(IDLE)
+    machine = await fly.created(auto_destroy=True)
+    await fly.reach(machine, "started")
+    query = {"state": "stopped", "instance_id": machine["instance_id"]}
+    waiting = asyncio.ensure_future(fly.ask("GET", machine, "/wait", params=query))
+    await fly.ask("POST", machine, "/stop", json={"timeout": "0s"})
+    assert (await waiting).json() == {"ok": True}
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ class Fleet:
                 else f"failed_precondition: unable to start machine from current state: '{previous}'",
             )
         machine.happened("start", "starting", "user")
+        self._end_life(machine)
         self._start(machine)
         machine.life = self._begin(self._run(machine))
         return previous
@@ -263,11 +264,14 @@ class Fleet:
         machine.is_stop_requested = False
         if not self._settings.keep_balance and machine.starts > 1:
             machine.cores = machine.cores.followed_by(self._processor(machine.settings))
+        machine.cores.processor.resume(asyncio.get_running_loop().time())
 
     async def _run(self, machine: Machine) -> None:
         """From `starting` until it has ended, and is not begun again."""
         while True:
             how = await self._once(machine)
+            if machine.life is not asyncio.current_task():
+                return  # it was given another life while its program ended
             begins_again = machine.state == "restarting" or self._restarts(machine, how)
             self._exited(machine, how, begins_again=begins_again)
             if machine.state == "destroyed" or not begins_again:
@@ -317,6 +321,7 @@ class Fleet:
 
     def _exited(self, machine: Machine, how: Exit, *, begins_again: bool = False) -> None:
         """Write down how a program ended, and leave the machine stopped, destroyed, or about to begin again."""
+        machine.cores.processor.advance(asyncio.get_running_loop().time())
         if how.vanished:
             machine.become("destroyed")
             machine.has_vanished = True
@@ -329,8 +334,9 @@ class Fleet:
         self._note("exit", machine, code=how.code, oom_killed=how.oom_killed, requested_stop=machine.is_stop_requested)
 
     async def _rest(self, machine: Machine) -> None:
-        """With auto_destroy, a machine that has ended is destroyed soon after."""
+        """With auto_destroy, a machine that has ended is destroyed soon after; it is seen stopped before that."""
         if machine.state == "stopped" and machine.settings.auto_destroy:
+            await asyncio.sleep(self._chance.seconds(self._settings.destroy, "auto_destroy", machine.name))
             machine.become("destroying")
             machine.happened("destroy", "destroying", "flyd")
             await self._destroyed(machine)

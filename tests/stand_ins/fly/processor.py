@@ -57,6 +57,10 @@ class Processor:
             self._pass(step)
             self._now = now if step == now - self._now else self._now + step
 
+    def resume(self, now: float) -> None:
+        """The machine was off since the last `advance`: it saved nothing meanwhile."""
+        self._now = max(self._now, now)
+
     def due_s(self) -> float | None:
         """Seconds from the last `advance` until the next job is done; None without a job."""
         if not self._jobs:

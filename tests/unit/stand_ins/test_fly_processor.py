@@ -87,6 +87,14 @@ def test_an_idle_machine_saves_up_to_the_most() -> None:
     assert processor.balance_s == 500.0
 
 
+def test_a_machine_that_is_off_saves_nothing() -> None:
+    processor = shared(burst_s=0.0)
+    processor.advance(16.0)
+    processor.resume(1000.0)
+    processor.advance(1016.0)
+    assert processor.balance_s == pytest.approx(2.0)
+
+
 def test_a_performance_machine_is_never_slow() -> None:
     processor = Processor(shared=False, cpus=2, now=0.0)
     for _ in range(4):

@@ -272,3 +272,17 @@ async def test_faults_are_switched_by_http_without_a_token(make_fly: Flies) -> N
         assert {"switched", "fault", "create"} <= {line["what"] for line in lines}
         later = (await anybody.get("/_log", params={"after": str(len(lines) - 1)})).text.splitlines()
         assert json.loads(later[0])["n"] == len(lines)
+
+
+async def test_a_machine_may_be_destroyed_in_the_moment_in_which_it_dies(
+    make_fly: Flies, orchestrator: StandIn
+) -> None:
+    """Its program has ended, and nobody has noticed yet: what was asked for last counts."""
+    fly = make_fly({"dies": 1.0})
+    made = await fly.created(env=task(orchestrator, "t1"))
+    await fly.until(what="fault")
+    machine = fly.inside.fleet.machine("arke-tiff-worker", made["id"])
+    fly.inside.fleet.destroy(machine, force=True)
+    await fly.reach(made, "destroyed")
+    assert fly.told(what="bug") == []
+    assert fly.told(what="exit") == []

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,19 @@ async def test_it_serves_http_until_it_is_left(orchestrator: StandIn) -> None:
         assert (await client.get(f"{url}/apps/arke-tiff-worker/machines")).json()[0]["name"] == "a"
 
 
+async def test_answers_are_not_held_back() -> None:
+    """Headers and body are sent apart: without TCP_NODELAY each answer would wait 40 ms for an acknowledgement."""
+    took_s: list[float] = []
+    stand_in = FlyStandIn(Settings(limits=False))
+    async with serving(stand_in) as url, httpx.AsyncClient(headers={"Authorization": "Bearer fly-stand-in"}) as client:
+        for n in range(10):
+            begun = time.monotonic()
+            body = {"name": f"m{n}", "skip_launch": True, "config": {"image": "a"}}
+            await client.post(f"{url}/apps/arke-tiff-worker/machines", json=body)
+            took_s.append(time.monotonic() - begun)
+    assert sorted(took_s)[3] < 0.03
+
+
 def test_it_runs_by_hand_with_what_its_options_say() -> None:
     faults = ("--fault", "quota@iad=1")
     durations = ("--boot", "0", "--pull", "0..0.01", "--work", "0.01", "--cpu", "0")
@@ -145,3 +159,23 @@ def test_its_help_names_the_faults_and_wrong_options_say_why(options: list[str],
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == code
     assert {word for word in words if word in ended.stdout + ended.stderr} == words
+
+
+def test_token_and_apps_are_those_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the service needs FLY_API_URL only, where both read the same environment."""
+    monkeypatch.setenv("FLY_API_TOKEN", "FlyV1 fm2_x")
+    monkeypatch.setenv("FLY_APP_NAMES", "one, two")
+    with launched(["--quiet"]) as url:
+        for app, status in (("one", 200), ("two", 200), ("arke-tiff-worker", 404)):
+            answer = httpx.get(f"{url}/apps/{app}/machines", headers={"Authorization": "FlyV1 fm2_x"})
+            assert answer.status_code == status
+
+
+def test_it_ends_when_asked_though_a_request_still_hangs() -> None:
+    headers = {"Authorization": "Bearer t"}
+    body = {"name": "m", "config": {"image": "a"}}
+    begun = time.monotonic()
+    options = ["--quiet", "--fault", "create_times_out=1", "--token", "t", "--app", "one"]
+    with launched(options) as url, pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/apps/one/machines", timeout=0.5, headers=headers, json=body)
+    assert time.monotonic() - begun < 10

@@ -1,7 +1,7 @@
 """A stand-in of Fly.io's Machines API: strict, with the documented limits, machines that run, and faults on demand.
 
 By hand: `python -m tests.stand_ins.fly --help`. In a test: `FlyStandIn`, behind a socket with `serving`, or as a
-process with `launched`. FLY_API_URL is all that the service needs to use it, and FLY_API_TOKEN its token.
+process with `launched`. FLY_API_URL is all that the service needs to use it.
 
     api         HTTP: token, limits, faults of requests, endpoints      bodies     what a request may say
     fleet       every machine's way from state to state                 machine    one machine and its permitted moves

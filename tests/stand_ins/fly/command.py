@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from tests.stand_ins.fly.stand_in import FlyStandIn, serving
 
 DESCRIPTION: Final = """\
 A stand-in of Fly.io's Machines API on 127.0.0.1: the documented endpoints, checks and rate limits, machines that are
-simulated or real `python -m worker` processes, and faults on demand. Set FLY_API_URL to the address that it prints, and
-FLY_API_TOKEN to its token.
+simulated or real `python -m worker` processes, and faults on demand. Set FLY_API_URL to the address that it prints.
+
+Token and apps are those of FLY_API_TOKEN and FLY_APP_NAMES or FLY_APP_NAME, as the service has them; without these, and
+without --token and --app, they are fly-stand-in and arke-tiff-worker.
 
 Durations are seconds: 3, 2..4 (uniform), exp:2 (mean), log:2,0.5 (lognormal: median, sigma).
 """
@@ -63,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     standard = Settings()
     parser.add_argument("--port", type=int, default=4280)
-    parser.add_argument("--app", action="append", metavar="NAME", help=f"may be repeated; default {standard.apps[0]}")
-    parser.add_argument("--token", default=standard.token, help="default %(default)s")
+    parser.add_argument("--app", action="append", metavar="NAME", help="may be repeated")
+    parser.add_argument("--token", default=os.environ.get("FLY_API_TOKEN") or standard.token)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[@REGION]=RATE", help="may be repeated")
     parser.add_argument("--no-limits", action="store_true", help="without the documented rate limits")
@@ -87,8 +90,10 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> Settings:
     known = {field.name for field in fields(Settings)}
     given = {name: value for name, value in vars(options).items() if name in known and value is not None}
-    if options.app:
-        given["apps"] = tuple(options.app)
+    named = os.environ.get("FLY_APP_NAMES") or os.environ.get("FLY_APP_NAME") or ""
+    apps = options.app or [name.strip() for name in named.split(",") if name.strip()]
+    if apps:
+        given["apps"] = tuple(apps)
     return replace(Settings(), **given, limits=not options.no_limits, keep_balance=not options.fresh_balance)
 
 

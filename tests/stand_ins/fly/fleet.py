@@ -288,7 +288,7 @@ class Fleet:
         await asyncio.sleep(self._chance.seconds(self._settings.boot, "boot", machine.name, machine.starts))
         machine.become("started")
         machine.happened("start", "started", "flyd")
-        self._note("start", machine, starts=machine.starts)
+        self._note("start", machine, starts=machine.starts, **task_of(machine.settings.env))
         program = machine.program = Idle() if fault == "never_runs" else self._program(machine)
         try:
             return await program.run()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.stand_ins.bench import Flies, Fly, ours, sent, task
 from tests.stand_ins.fly import always
+from tests.stand_ins.fly.chance import Chance
 from tests.stand_ins.fly.faults import FAULTS, TASK
 from tests.stand_ins.orchestrator import StandIn
 
@@ -123,6 +124,49 @@ async def test_a_machine_that_dies_in_its_task_exits_without_a_callback(
     assert (told["exit_code"], told["oom_killed"], told["requested_stop"]) == (code, oom_killed, False)
     assert faults(fly) == [(fault, "m", "t1", 2)]
     assert sent(orchestrator) == []
+
+
+async def test_the_other_tasks_of_a_machine_that_dies_are_lost_with_it_and_told(
+    make_fly: Flies, orchestrator: StandIn
+) -> None:
+    """So that every attempt can be accounted for: a fault names the task that it was drawn for."""
+    fly = make_fly({}, work=always(0.3))
+    orchestrator.work = [task(orchestrator, "t2")]
+    machine = await fly.created(env=task(orchestrator, "t1") | ours(orchestrator, WORKER_CONCURRENCY="2"))
+    await fly.until(what="task", task="t2")
+    fly.inside.faults.set({"dies": 1.0})  # the two that run were drawn already: a third is hit
+    orchestrator.work = [task(orchestrator, "t3"), task(orchestrator, "t4")]
+    await fly.reach(machine, "stopped")
+    begun = {entry["task"] for entry in fly.told(what="task")}
+    reported = {entry["task"] for entry in fly.told(what="callback")}
+    lost = {entry["task"] for entry in fly.told(what="lost")}
+    assert begun == reported | lost
+    assert not reported & lost
+    assert {struck for _, _, struck, _ in faults(fly)} <= lost
+
+
+async def test_nothing_comes_from_a_frozen_machine_not_even_of_its_other_task(
+    make_fly: Flies, orchestrator: StandIn
+) -> None:
+    fly = make_fly({"freezes": 0.5}, seed=_seed("freezes", "t1", spares="t2"), work=always(0.05))
+    orchestrator.work = [task(orchestrator, "t2")]
+    machine = await fly.created(env=task(orchestrator, "t1") | ours(orchestrator, WORKER_CONCURRENCY="2"))
+    await fly.until(what="fault", fault="freezes", task="t1")
+    await fly.until(what="task", task="t2")
+    await asyncio.sleep(0.1)
+    assert orchestrator.callbacks() == []
+    await fly.ask("DELETE", machine, params={"force": "true"})
+    await fly.reach(machine, "destroyed")
+    assert {entry["task"] for entry in fly.told(what="lost")} == {"t1", "t2"}
+
+
+def _seed(fault: str, hits: str, *, spares: str) -> int:
+    """A seed with which half a rate hits the first attempt of one task and not of the other."""
+    return next(
+        seed
+        for seed in range(1000)
+        if Chance(seed).fraction(fault, hits, 1, 1) < 0.5 <= Chance(seed).fraction(fault, spares, 1, 1)
+    )
 
 
 async def test_enough_memory_cures_a_task_that_ran_out_of_it(make_fly: Flies, orchestrator: StandIn) -> None:

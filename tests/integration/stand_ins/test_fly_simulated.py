@@ -82,7 +82,7 @@ async def test_a_machine_that_has_used_its_allowance_takes_no_more(make_fly: Fli
 
 
 async def test_it_runs_as_many_tasks_at_once_as_it_is_told(make_fly: Flies, orchestrator: StandIn) -> None:
-    fly = make_fly(work=always(0.2))
+    fly = make_fly(work=always(0.5))
     orchestrator.work = [task(orchestrator, "t2")]
     env = task(orchestrator, "t1") | ours(orchestrator, WORKER_CONCURRENCY="2")
     await fly.created(env=env)
@@ -116,6 +116,34 @@ async def test_a_stop_gives_the_task_back_or_ends_a_worker_of_the_originals(
     assert sent(orchestrator) == [("t1", "released")]
     assert [entry["code"] for entry in fly.told(what="exit")] == [0, 130]
     assert all(entry["requested_stop"] for entry in fly.told(what="exit"))
+
+
+async def test_a_task_that_an_answer_brings_while_the_machine_stops_is_given_back(
+    make_fly: Flies, orchestrator: StandIn
+) -> None:
+    fly = make_fly()
+    loop = asyncio.get_running_loop()
+    orchestrator.work = [task(orchestrator, "t2")]
+
+    def stop(body: dict[str, object]) -> None:
+        machine = fly.inside.fleet.machines("arke-tiff-worker")[0]
+        if machine.state == "started":
+            asked = asyncio.run_coroutine_threadsafe(fly.ask("POST", {"id": machine.id}, "/stop"), loop)
+            asked.result(WITHIN_S)
+
+    orchestrator.on_callback = stop
+    machine = await fly.created(env=task(orchestrator, "t1") | ours(orchestrator))
+    await fly.reach(machine, "stopped")
+    assert sent(orchestrator) == [("t1", "success"), ("t2", "released")]
+    assert fly.told(what="lost") == []
+
+
+async def test_a_task_without_its_variables_ends_the_machine_with_1(make_fly: Flies, orchestrator: StandIn) -> None:
+    fly = make_fly()
+    orchestrator.work = [{"TASK_ID": "t1"}]
+    await fly.reach(await fly.created(env=ours(orchestrator)), "stopped")
+    assert "CALLBACK_URL" in fly.told(what="undelivered")[0]["why"]
+    assert fly.told(what="exit")[0]["code"] == 1
 
 
 async def test_a_stop_ends_a_claim_that_waits(make_fly: Flies, orchestrator: StandIn) -> None:

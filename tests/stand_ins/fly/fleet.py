@@ -192,9 +192,9 @@ class Fleet:
             raise Refusal(412, f"failed_precondition: machines with more than {MOST_SUSPENDED_MB} MB are not suspended")
         machine.happened("suspend", "suspending", "user")
         self._note("suspend", machine)
-        self._end_life(machine)
+        former = self._end_life(machine)
         machine.become("suspending")
-        machine.life = self._begin(self._suspended(machine))
+        machine.life = self._begin(self._suspended(machine, former))
 
     def update(self, machine: Machine, body: UpdateMachine, config: dict[str, Any]) -> None:
         """A new version of its configuration, which replaces what runs. Raises Refusal."""
@@ -203,7 +203,7 @@ class Fleet:
         if machine.state not in ("started", "stopped", "suspended") and not machine.is_prepared:
             raise Refusal(412, f"failed_precondition: unable to update machine from current state: '{machine.state}'")
         new_image = body.config.image != machine.settings.image
-        self._end_life(machine)
+        former = self._end_life(machine)
         machine.become("replacing")
         machine.happened("update", "replacing", "user")
         machine.versions += 1
@@ -212,7 +212,7 @@ class Fleet:
         machine.digest = self._digest(body.config.image)
         machine.cores = machine.cores.followed_by(self._processor(body.config))
         self._note("update", machine)
-        machine.life = self._begin(self._updated(machine, new_image=new_image, skip_launch=body.skip_launch))
+        machine.life = self._begin(self._updated(machine, former, new_image=new_image, skip_launch=body.skip_launch))
 
     def destroy(self, machine: Machine, *, force: bool) -> None:
         """End it for ever; again is no error. Raises Refusal 412 for one that runs, unless forced."""
@@ -225,9 +225,9 @@ class Fleet:
             )
         machine.happened("destroy", "destroying", "user")
         self._note("destroy", machine, was=machine.state)
-        self._end_life(machine)
+        former = self._end_life(machine)
         machine.become("destroying")
-        machine.life = self._begin(self._destroyed(machine))
+        machine.life = self._begin(self._destroyed(machine, former))
 
     def lease(self, machine: Machine, ttl_s: int) -> None:
         """Give the caller the machine for that time, under a new nonce."""
@@ -341,19 +341,24 @@ class Fleet:
             machine.happened("destroy", "destroying", "flyd")
             await self._destroyed(machine)
 
-    async def _destroyed(self, machine: Machine) -> None:
+    async def _destroyed(self, machine: Machine, former: asyncio.Task[None] | None = None) -> None:
+        await _over(former)
         await asyncio.sleep(self._chance.seconds(self._settings.destroy, "destroy", machine.name))
         machine.become("destroyed")
         machine.happened("destroy", "destroyed", "flyd")
         self._forget(machine)
         self._note("destroyed", machine)
 
-    async def _suspended(self, machine: Machine) -> None:
+    async def _suspended(self, machine: Machine, former: asyncio.Task[None] | None) -> None:
+        await _over(former)
         await asyncio.sleep(self._chance.seconds(self._settings.suspend, "suspend", machine.name, machine.starts))
         machine.become("suspended")
         machine.happened("suspend", "suspended", "flyd")
 
-    async def _updated(self, machine: Machine, *, new_image: bool, skip_launch: bool) -> None:
+    async def _updated(
+        self, machine: Machine, former: asyncio.Task[None] | None, *, new_image: bool, skip_launch: bool
+    ) -> None:
+        await _over(former)
         if new_image:
             await self._pull(machine)
         await asyncio.sleep(self._chance.seconds(self._settings.update, "update", machine.name, machine.versions))
@@ -384,10 +389,12 @@ class Fleet:
             machine.has_vanished or time.monotonic() - machine.destroyed_at > self._settings.remember_s
         )
 
-    def _end_life(self, machine: Machine) -> None:
-        if machine.life is not None:
-            machine.life.cancel()
-            machine.life = None
+    def _end_life(self, machine: Machine) -> asyncio.Task[None] | None:
+        """Ends what happens to it; the next life waits for that, so that no program outlives its machine."""
+        former, machine.life = machine.life, None
+        if former is not None:
+            former.cancel()
+        return former
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -436,6 +443,11 @@ def _exit_event(machine: Machine, how: Exit, *, begins_again: bool) -> dict[str,
         },
         "restart_count": machine.failures,
     }
+
+
+async def _over(former: asyncio.Task[None] | None) -> None:
+    if former is not None:
+        await asyncio.wait({former})
 
 
 async def _sleep(seconds: float) -> None:

@@ -60,7 +60,9 @@ class SimulatedWorker:
         self._fatal: Exit | None = None
         self._open: set[asyncio.Future[int]] = set()
         self._asking: set[asyncio.Future[tuple[int, bytes]]] = set()
-        self._is_stopping = False
+        self._in_hand: list[dict[str, Any]] = []
+        """Tasks from when they were taken until they are reported."""
+        self._stop = asyncio.Event()
         self._is_frozen = False
         self._is_retired = False
         self._has_trouble = False
@@ -77,6 +79,9 @@ class SimulatedWorker:
             if self._fatal is None:
                 raise
             return self._fatal
+        finally:
+            for known in self._in_hand:  # whatever ended the machine, and whichever of its tasks was the reason
+                self._note("lost", **known)
 
     def interrupt(self, signal: str) -> None:
         """A worker of ours gives its tasks back; one of the originals ends."""
@@ -84,7 +89,7 @@ class SimulatedWorker:
             return
         if not self._settings.claim_url:
             self._end(Exit(code=130, signal=2))
-        self._is_stopping = True
+        self._stop.set()
         for performing in self._open:
             performing.cancel()
         for asking in self._asking:
@@ -129,7 +134,7 @@ class SimulatedWorker:
     async def _slot(self, task: Environment | None) -> None:
         by = "env"
         try:
-            while task is not None or not self._is_stopping:
+            while task is not None or not self._stop.is_set():
                 if task is None:
                     task, by = await self._claim(), "claim"
                 if task is None:
@@ -145,9 +150,21 @@ class SimulatedWorker:
             self._note("undelivered", why=str(error))
 
     async def _do(self, env: Environment, by: str) -> Environment | None:
-        """Runs one task and reports it; the next one, if the answer brought one."""
+        """Runs one task and reports it; the next one, if the answer brought one. Raises Undelivered."""
+        if missing_task_variables(env):
+            raise Undelivered(f"the orchestrator sent a task without {', '.join(missing_task_variables(env))}")
         known = task_of(env)
         self._note("task", **known, by=by)
+        self._in_hand.append(known)
+        following = await self._perform_and_report(env, known)
+        self._in_hand.remove(known)
+        self._idle_since = time.monotonic()
+        return following
+
+    async def _perform_and_report(self, env: Environment, known: dict[str, Any]) -> Environment | None:
+        if self._stop.is_set():  # it came with an answer that was on its way when the stop did
+            await self._give_back(env)
+            return None
         fault = self._fault(known)
         performing = asyncio.ensure_future(self._perform(known, fault))
         self._open.add(performing)
@@ -156,14 +173,16 @@ class SimulatedWorker:
         finally:
             performing.cancel()
             self._open.discard(performing)
-        try:
-            if not performing.cancelled():
-                return await self._report(env, known, fault, cpu_ms=performing.result())
-            if self._is_stopping:
-                await self._send(env, {"status": "released"}, give_up_s=4.0)
+        if not performing.cancelled():
+            return await self._report(env, known, fault, cpu_ms=performing.result())
+        if self._stop.is_set():
+            await self._give_back(env)
             return None
-        finally:
-            self._idle_since = time.monotonic()
+        self._note("unwanted", **known)
+        return None
+
+    async def _give_back(self, env: Environment) -> None:
+        await self._send(env, {"status": "released"}, give_up_s=4.0)
 
     def _fault(self, known: Mapping[str, Any]) -> str | None:
         cured_mb = self._world.settings.oom_cured_mb
@@ -235,7 +254,7 @@ class SimulatedWorker:
             answer = await self._send(env, told)
             if fault == "callback_twice":
                 self._strike(fault, known)
-                answer = self._both(answer, await self._send(env, told))
+                answer = self._both(answer, await self._send_again(env, told))
         except Refused as error:
             self._note("refused", **known, why=str(error))
             self._has_trouble = self._has_trouble or not self._settings.claim_url
@@ -261,6 +280,12 @@ class SimulatedWorker:
             "pages": 1,
         }
 
+    async def _send_again(self, env: Environment, told: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._send(env, told)
+        except Undelivered:
+            return {}
+
     def _both(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         """Of the answers to the same callback, the one with a task; a second task is lost, and written down."""
         if first.get("next") and second.get("next") and first["next"] != second["next"]:
@@ -278,6 +303,7 @@ class SimulatedWorker:
 
     async def _send(self, env: Environment, told: dict[str, Any], give_up_s: float | None = None) -> dict[str, Any]:
         """Delivers a callback as the worker does; a worker of the originals tries once. Raises Undelivered."""
+        await self._hang_if_frozen()
         if give_up_s is None:
             give_up_s = self._settings.callback_s if self._settings.claim_url else 0.0
         status, answer = await self._delivery.persist(
@@ -288,6 +314,10 @@ class SimulatedWorker:
             raise Refused(f"the callback was answered {status}")
         return read(answer)
 
+    async def _hang_if_frozen(self) -> None:
+        if self._is_frozen:
+            await forever()
+
     def _callback(self, env: Environment, told: dict[str, Any]) -> bytes:
         return json.dumps({"task_id": env["TASK_ID"], "batch_id": env["BATCH_ID"], **told}).encode()
 
@@ -295,7 +325,7 @@ class SimulatedWorker:
 
     def _reserve(self) -> bool:
         """Whether this machine takes one more task; counts it."""
-        if self._is_stopping or not self._settings.claim_url or self._is_spent():
+        if self._stop.is_set() or not self._settings.claim_url or self._is_spent():
             return False
         self._begun_tasks += 1
         return True
@@ -310,16 +340,17 @@ class SimulatedWorker:
 
     async def _claim(self) -> Environment | None:
         """Asks until there is a task, or the whole machine was idle for long enough. Raises Retired, Undelivered."""
-        while not self._is_stopping and self._reserve():
+        while not self._stop.is_set() and self._reserve():
             tasks = await self._ask()
             if tasks:
                 return task_environment(self._env, tasks[0])
             self._begun_tasks -= 1
-            if not self._open and time.monotonic() - self._idle_since >= self._settings.idle_s:
+            if not self._in_hand and time.monotonic() - self._idle_since >= self._settings.idle_s:
                 return None
         return None
 
     async def _ask(self) -> list[Environment]:
+        await self._hang_if_frozen()
         settings, asked = self._settings, time.monotonic()
         wait_s = min(settings.idle_s, MAX_CLAIM_WAIT_MS / 1000)
         claim = {
@@ -343,7 +374,7 @@ class SimulatedWorker:
         try:
             status, answer = await asking
         except asyncio.CancelledError:
-            if not self._is_stopping or self._fatal is not None:
+            if not self._stop.is_set() or self._fatal is not None:
                 raise
             return []
         finally:

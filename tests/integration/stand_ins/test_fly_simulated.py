@@ -179,6 +179,7 @@ async def test_a_worker_of_the_originals_exits_with_1_when_nobody_answers(
     orchestrator.script = [(503, {"error": "away"})]
     await fly.reach(await fly.created(env=task(orchestrator, "t1")), "stopped")
     assert fly.told(what="exit")[0]["code"] == 1
+    assert fly.told(what="unreported")[0]["task"] == "t1"
 
 
 async def test_a_machine_that_is_spent_all_the_same_is_slow_and_counted(make_fly: Flies, orchestrator: StandIn) -> None:

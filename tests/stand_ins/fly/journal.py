@@ -1,4 +1,18 @@
-"""What happened, one entry for each thing, so that a test can account for every machine and every task."""
+"""What happened, one entry for each thing, so that a test can account for every machine and every task.
+
+| `what` | |
+| --- | --- |
+| create, pull, prepared, start, stop, suspend, update, exit, destroy, destroyed, vanish | a machine's life |
+| fault | a fault struck: of a request, of a start, or of the task that it names |
+| refused | a request was refused as the API does, or a callback by the orchestrator |
+| task | a machine took a task: `by` env, next or claim |
+| callback, sign_of_life, garbage, claim | a request of a machine, and the `status` of its answer |
+| unwanted, unreported | a task was given up when told so; its report did not get through |
+| lost | a task's machine ended before it was reported: killed, destroyed, or by a fault, maybe of another task |
+| next_lost | a task came with the second answer to a callback that was sent twice; nobody takes it |
+| retired, undelivered, refused_to_run | why a machine ends |
+| switched, bug | fault switches were changed; the stand-in itself is wrong |
+"""
 
 import asyncio
 import json

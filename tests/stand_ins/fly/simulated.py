@@ -16,7 +16,8 @@ from tests.stand_ins.fly.delivery import Delivery, Refused, Retired, Undelivered
 from tests.stand_ins.fly.faults import TASK
 from tests.stand_ins.fly.journal import task_of
 from tests.stand_ins.fly.machine import KILLED, OUT_OF_MEMORY, VANISHED, Exit, Machine
-from tests.stand_ins.fly.world import Unreachable, World, forever
+from tests.stand_ins.fly.reports import Reports, outcome
+from tests.stand_ins.fly.world import World, forever
 from worker.contract import MAX_CLAIM_WAIT_MS
 from worker.settings import (
     TASK_VARIABLES,
@@ -27,22 +28,6 @@ from worker.settings import (
 )
 
 FATAL: Final[Mapping[str, Exit]] = {"dies": Exit(code=1), "oom": OUT_OF_MEMORY, "vanishes": VANISHED}
-ERRORS: Final[Mapping[str, dict[str, Any]]] = {
-    "bad_input": {"error": "Invalid TIFF: stand-in", "retryable": False},
-    "error": {"error": "Failed to download TIFF: 503 Service Unavailable"},
-}
-GARBAGE: Final = (
-    b"",
-    b"\x00\xff\xfe",
-    b'{"task_id": ',
-    b"[]",
-    b"null",
-    b"{}",
-    b'{"task_id": "x", "batch_id": "y", "status": "success"}',
-    b'{"task_id": 1e999, "status": []}',
-    b"<html>502</html>" * 100,
-)
-REQUEST_S: Final = 15.0
 CLAIM_RETRY_S: Final = 120.0
 
 Environment = dict[str, str]
@@ -70,6 +55,7 @@ class SimulatedWorker:
         self._begun_tasks = self._failed_tasks = 0
         self._cpu_s = 0.0
         self._settings = WorkerSettings()
+        self._reports = self._reports_with(self._settings)
 
     async def run(self) -> Exit:
         self._main = asyncio.ensure_future(self._work())
@@ -108,6 +94,7 @@ class SimulatedWorker:
             self._settings = WorkerSettings.load(self._env)
         except InvalidSetting as error:
             return self._refuse(str(error))
+        self._reports = self._reports_with(self._settings)
         missing = missing_task_variables(self._env)
         by_claim = bool(self._settings.claim_url) and len(missing) == len(TASK_VARIABLES)
         if missing and not by_claim:
@@ -121,6 +108,9 @@ class SimulatedWorker:
                 group.create_task(self._slot(None))
         only_task_failed = self._begun_tasks == 1 and self._failed_tasks == 1
         return Exit(code=1 if self._has_trouble or only_task_failed else 0)
+
+    def _reports_with(self, settings: WorkerSettings) -> Reports:
+        return Reports(self._world.http, self._delivery, settings, self._note)
 
     def _refuse(self, why: str) -> Exit:
         self._note("refused_to_run", why=why)
@@ -156,7 +146,12 @@ class SimulatedWorker:
         known = task_of(env)
         self._note("task", **known, by=by)
         self._in_hand.append(known)
-        following = await self._perform_and_report(env, known)
+        try:
+            following = await self._perform_and_report(env, known)
+        except Undelivered:
+            self._in_hand.remove(known)
+            self._note("unreported", **known)
+            raise
         self._in_hand.remove(known)
         self._idle_since = time.monotonic()
         return following
@@ -182,7 +177,8 @@ class SimulatedWorker:
         return None
 
     async def _give_back(self, env: Environment) -> None:
-        await self._send(env, {"status": "released"}, give_up_s=4.0)
+        await self._hang_if_frozen()
+        await self._reports.send(env, {"status": "released"}, give_up_s=4.0)
 
     def _fault(self, known: Mapping[str, Any]) -> str | None:
         cured_mb = self._world.settings.oom_cured_mb
@@ -225,19 +221,8 @@ class SimulatedWorker:
         """Until the task is over; with signs of life, and ended where an answer says that it is no longer wanted."""
         every_s = self._settings.heartbeat_s if self._settings.claim_url and gives_signs else None
         while not (await asyncio.wait({performing}, timeout=every_s))[0]:
-            if not self._is_frozen and await self._is_unwanted(env):
+            if not self._is_frozen and await self._reports.is_unwanted(env):
                 performing.cancel()
-
-    async def _is_unwanted(self, env: Environment) -> bool:
-        body = self._callback(env, {"status": "running"})
-        try:
-            status, answer = await self._world.http.post(env["CALLBACK_URL"], body, timeout_s=5.0)
-        except Unreachable:
-            return False
-        self._note("sign_of_life", **task_of(env), status=status)
-        return status < 300 and read(answer).get("stop") is True
-
-    # Reports
 
     async def _report(
         self, env: Environment, known: Mapping[str, Any], fault: str | None, *, cpu_ms: int
@@ -246,15 +231,21 @@ class SimulatedWorker:
             self._strike(fault, known)
             await asyncio.sleep(self._world.chance.seconds(self._world.settings.late, "late", *self._subject(known)))
         if fault == "callback_garbage":
-            await self._send_garbage(env, known)
+            self._strike(fault, known)
+            fraction = self._world.chance.fraction("garbage", *self._subject(known))
+            await self._reports.send_garbage(env, fraction)
             return None
+        await self._hang_if_frozen()
         takes_next = self._reserve()
-        told = self._outcome(env, known, fault, cpu_ms) | ({"accepts_next": True} if takes_next else {})
+        told = outcome(env, fault, cpu_ms) | ({"accepts_next": True} if takes_next else {})
+        if told["status"] == "error":
+            self._strike(str(fault), known)
+            self._failed_tasks += 1
         try:
-            answer = await self._send(env, told)
             if fault == "callback_twice":
-                self._strike(fault, known)
-                answer = self._both(answer, await self._send_again(env, told))
+                answer = await self._reports.send_twice(env, told, lambda: self._strike("callback_twice", known))
+            else:
+                answer = await self._reports.send(env, told)
         except Refused as error:
             self._note("refused", **known, why=str(error))
             self._has_trouble = self._has_trouble or not self._settings.claim_url
@@ -264,62 +255,9 @@ class SimulatedWorker:
             self._begun_tasks -= 1
         return task_environment(self._env, following) if following else None
 
-    def _outcome(self, env: Environment, known: Mapping[str, Any], fault: str | None, cpu_ms: int) -> dict[str, Any]:
-        if fault is not None and fault in ERRORS:
-            self._strike(fault, known)
-            self._failed_tasks += 1
-            return {"status": "error", **ERRORS[fault]}
-        key = env.get("OUTPUT_R2_KEY") or _output_key(env["INPUT_R2_KEY"])
-        return {
-            "status": "success",
-            "output_r2_key": key,
-            "output_file_name": key.rpartition("/")[2],
-            "output_file_size": 1000 + len(key),
-            "performance": {"total_time_ms": cpu_ms, "conversion_time_ms": cpu_ms},
-            "cpu_ms": cpu_ms,
-            "pages": 1,
-        }
-
-    async def _send_again(self, env: Environment, told: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return await self._send(env, told)
-        except Undelivered:
-            return {}
-
-    def _both(self, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-        """Of the answers to the same callback, the one with a task; a second task is lost, and written down."""
-        if first.get("next") and second.get("next") and first["next"] != second["next"]:
-            self._note("next_lost", **task_of(second["next"]))
-        return first if first.get("next") else second
-
-    async def _send_garbage(self, env: Environment, known: Mapping[str, Any]) -> None:
-        number = int(self._world.chance.fraction("garbage", *self._subject(known)) * len(GARBAGE))
-        self._strike("callback_garbage", known)
-        try:
-            status, _ = await self._world.http.post(env["CALLBACK_URL"], GARBAGE[number], timeout_s=REQUEST_S)
-        except Unreachable:
-            status = 0
-        self._note("garbage", **known, status=status)
-
-    async def _send(self, env: Environment, told: dict[str, Any], give_up_s: float | None = None) -> dict[str, Any]:
-        """Delivers a callback as the worker does; a worker of the originals tries once. Raises Undelivered."""
-        await self._hang_if_frozen()
-        if give_up_s is None:
-            give_up_s = self._settings.callback_s if self._settings.claim_url else 0.0
-        status, answer = await self._delivery.persist(
-            env["CALLBACK_URL"], self._callback(env, told), {}, REQUEST_S, give_up_s
-        )
-        self._note("callback", **task_of(env), sent=told["status"], status=status)
-        if status >= 300:
-            raise Refused(f"the callback was answered {status}")
-        return read(answer)
-
     async def _hang_if_frozen(self) -> None:
         if self._is_frozen:
             await forever()
-
-    def _callback(self, env: Environment, told: dict[str, Any]) -> bytes:
-        return json.dumps({"task_id": env["TASK_ID"], "batch_id": env["BATCH_ID"], **told}).encode()
 
     # More work
 
@@ -391,8 +329,3 @@ class SimulatedWorker:
             raise Refused(f"the claim was answered {status}")
         tasks: list[Environment] = read(answer).get("tasks") or []
         return tasks
-
-
-def _output_key(key: str) -> str:
-    stem, dot, suffix = key.rpartition(".")
-    return f"{stem}.jpg" if dot and suffix.lower() in ("tif", "tiff") else f"{key}.jpg"

@@ -1,9 +1,12 @@
 """The parts of the engine put together from the settings; each process of the service builds the ones it needs."""
 
 import asyncio
+import hashlib
+import ipaddress
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from actors import telemetry, wire
 from actors.channels.final_callback import FinalCallback
@@ -29,6 +32,9 @@ from actors.store import PatientWriteSide, Store
 from worker import objects as worker_objects
 from worker.contract import Environment
 from worker.limits import MB, cores, machine_memory
+
+if TYPE_CHECKING:
+    from actors.machines.fly import FlyOptions
 
 HEALTH_TIMEOUT_S = 3.0
 UNASKED_S = 60.0
@@ -74,7 +80,67 @@ def check(settings: Settings) -> None:
         raise CannotStart(f"In {settings.data_dir}: {error}") from error
     except OSError as error:
         raise CannotStart(f"{settings.callback_secret_file} cannot be used ({error.strerror}).") from error
+    if settings.machine_provider == "fly":
+        check_fly(settings)
     check_store(settings.store)
+
+
+def check_fly(settings: Settings) -> None:
+    """What machines of Fly need, and what they can reach. Raises CannotStart.
+
+    An API on this computer stands in for the real one, and its machines are here: they need neither S3 nor a way in.
+    """
+    needed = {"FLY_API_TOKEN": settings.fly_api_token, "FLY_WORKER_IMAGE": settings.fly_worker_image}
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        raise CannotStart(
+            f"MACHINE_PROVIDER=fly needs {' and '.join(missing)}: set {'it' if len(missing) == 1 else 'them'}."
+        )
+    if _is_here(settings.fly_api_url):
+        return
+    if _is_here(settings.orchestrator_url):
+        raise CannotStart(
+            f"Machines of Fly cannot reach {settings.orchestrator_url}: set ORCHESTRATOR_URL to an address of this "
+            "service that they can."
+        )
+    if not settings.uses_s3:
+        raise CannotStart(
+            "Machines of Fly cannot reach the objects in DATA_DIR: set R2_ACCOUNT_ID or R2_ENDPOINT_URL, and its keys."
+        )
+
+
+def _is_here(url: str) -> bool:
+    """Whether a URL is that of this computer, for this computer only."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def fly_options(settings: Settings) -> "FlyOptions | None":
+    """What the provider of Fly's machines is told; None where it is not the one.
+
+    Machines are told from those of another service by its name and the address that they call back to: no two have
+    both in common.
+    """
+    if settings.machine_provider != "fly":
+        return None
+    from actors.machines.fly import FlyOptions, Size  # with it an HTTP client, which no other process needs
+
+    digest = hashlib.sha256(settings.orchestrator_url.encode()).hexdigest()[:10]
+    return FlyOptions(
+        api_url=settings.fly_api_url,
+        token=settings.fly_api_token or "",
+        apps=settings.fly_app_names,
+        regions=settings.fly_regions,
+        image=settings.fly_worker_image or "",
+        sizes={
+            "tiff": Size(settings.worker_cpu_kind_tiff, settings.worker_cpus_tiff, settings.worker_memory_mb_tiff),
+            "": Size(settings.worker_cpu_kind, settings.worker_cpus, settings.worker_memory_mb),
+        },
+        service=f"{settings.service_name}-{digest}",
+    )
 
 
 def store(settings: Settings, *, reads_file: bool = True, patient: bool = False, inline: bool = False) -> Store:

@@ -132,6 +132,7 @@ class FleetActor(Shell):
             run_dir=self.settings.run_dir,
             log_dir=self.settings.log_dir,
             workers=self.settings.max_machines,
+            fly=assembly.fly_options(self.settings),
         )
         fleet = assembly.fleet(self.settings, opened, way, Clock(), provider)
         await assembly.patiently(fleet.start)

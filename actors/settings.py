@@ -18,6 +18,9 @@ from typing import Any, Final, Self
 
 FLAGS: Final = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 LARGEST_MS: Final = 7 * 24 * 3_600_000
+FLY_APP: Final = "[a-z0-9][a-z0-9-]{0,62}"
+FLY_REGION: Final = "[a-z]{3}"
+FLY_MACHINES: Final = 1000
 
 
 class InvalidSetting(ValueError):
@@ -52,7 +55,8 @@ class _Spec:
             return f"a whole number from {self.least} to {self.most}" + (f" ({self.unit})" if self.unit else "")
         return {
             "flag": "true or false",
-            "words": "a list separated by commas, without empty entries",
+            "words": "a list separated by commas, without empty entries"
+            + (f", each of which matches {self.pattern}" if self.pattern else ""),
             "path": "a path",
             "url": "a URL that begins with http:// or https://",
         }.get(self.kind, f"a text that matches {self.pattern}" if self.pattern else "a text without control characters")
@@ -133,17 +137,54 @@ class Settings:
     r2_bucket: str = _text("arke-staging", "Bucket.", pattern=r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
     # Machines
-    machine_provider: str = _text("ray", "Who runs the workers.", choices=("ray", "subprocess", "external"))
-    max_machines: int = _whole(0, "machines", 1, 100_000, "Most machines at a time.", computed="one per core")
+    machine_provider: str = _text("ray", "Who runs the workers.", choices=("ray", "subprocess", "fly", "external"))
+    max_machines: int = _whole(
+        0, "machines", 1, 100_000, "Most machines at a time.", computed="one per core; 1000 on Fly"
+    )
     worker_concurrency: int = _whole(
         2, "tasks", 1, 64, "Tasks that one machine has in hand: one is downloaded while another is converted."
     )
-    # Read and checked already; the provider that uses them is not there yet
+    # Read and checked already; what uses it is not there yet
     worker_contract: str = _text("ours", "Not used yet: whose worker the machines run.", choices=("ours", "original"))
-    fly_api_token: str | None = _text(None, "Not used yet: token of the Machines API.", secret=True)
-    fly_app_name: str = _text("arke-tiff-worker", "Not used yet: app in which machines are made.")
-    fly_worker_image: str | None = _text(None, "Not used yet: image of the machines.")
-    fly_region: str = _text("ord", "Not used yet: region of the machines.")
+
+    # Machines of Fly.io, with MACHINE_PROVIDER=fly
+    fly_api_url: str = _url(
+        "https://api.machines.dev/v1", "The Machines API. Inside Fly's network: http://_api.internal:4280/v1."
+    )
+    fly_api_token: str | None = _text(
+        None, "Token of the Machines API, as `fly tokens create` prints it.", secret=True, pattern="[!-~]+( [!-~]+)*"
+    )
+    fly_app_name: str = _text("arke-tiff-worker", "App in which machines are made.", pattern=FLY_APP)
+    fly_app_names: tuple[str, ...] = _words(
+        "Apps in which machines are made: Fly makes one machine a second in each.",
+        computed="FLY_APP_NAME",
+        pattern=FLY_APP,
+    )
+    fly_worker_image: str | None = _text(None, "Image of the machines, best with its digest.")
+    fly_region: str = _text("ord", "Region of the machines.", pattern=FLY_REGION)
+    fly_regions: tuple[str, ...] = _words(
+        "Regions of the machines: where one has no place, the next is asked.", computed="FLY_REGION", pattern=FLY_REGION
+    )
+    worker_cpu_kind: str = _text(
+        "shared", "Processors of a Fly machine: shared ones slow down after a burst.", choices=("shared", "performance")
+    )
+    worker_cpus: int = _whole(2, "cpus", 1, 16, "Processors of a Fly machine.")
+    worker_memory_mb: int = _whole(
+        1024,
+        "MB",
+        256,
+        131_072,
+        "Memory of a Fly machine. Its worker uses what it finds there: this is not passed on to it.",
+    )
+    worker_cpu_kind_tiff: str = _text(
+        "", "The same for machines that convert TIFFs.", choices=("shared", "performance"), computed="WORKER_CPU_KIND"
+    )
+    worker_cpus_tiff: int = _whole(
+        0, "cpus", 1, 16, "The same for machines that convert TIFFs.", computed="WORKER_CPUS"
+    )
+    worker_memory_mb_tiff: int = _whole(
+        0, "MB", 256, 131_072, "The same for machines that convert TIFFs.", computed="WORKER_MEMORY_MB"
+    )
 
     # Tasks: the originals' names, milliseconds
     batch_size_tiff_conversion: int = _whole(
@@ -203,7 +244,14 @@ class Settings:
             "data_dir": Path(self.data_dir).expanduser().absolute(),
             "orchestrator_url": self.orchestrator_url.rstrip("/") or f"http://{_reachable(self.host)}:{self.port}",
             "worker_url": self.worker_url.rstrip("/") if self.worker_url else None,
-            "max_machines": self.max_machines or os.cpu_count() or 1,
+            "max_machines": self.max_machines
+            or (FLY_MACHINES if self.machine_provider == "fly" else os.cpu_count() or 1),
+            "fly_api_url": self.fly_api_url.rstrip("/"),
+            "fly_app_names": tuple(dict.fromkeys(self.fly_app_names)) or (self.fly_app_name,),
+            "fly_regions": tuple(dict.fromkeys(self.fly_regions)) or (self.fly_region,),
+            "worker_cpu_kind_tiff": self.worker_cpu_kind_tiff or self.worker_cpu_kind,
+            "worker_cpus_tiff": self.worker_cpus_tiff or self.worker_cpus,
+            "worker_memory_mb_tiff": self.worker_memory_mb_tiff or self.worker_memory_mb,
         }
         for name, value in computed.items():
             object.__setattr__(self, name, value)
@@ -340,9 +388,10 @@ def _parse_whole(text: str, spec: _Spec) -> int | None:
     return value if spec.least <= (value := int(text)) <= spec.most else None
 
 
-def _parse_words(text: str, _spec: _Spec) -> tuple[str, ...] | None:
+def _parse_words(text: str, spec: _Spec) -> tuple[str, ...] | None:
     words = tuple(word.strip() for word in text.split(","))
-    return words if all(word and word.isprintable() for word in words) else None
+    allowed = re.compile(spec.pattern or ".+")
+    return words if all(word.isprintable() and allowed.fullmatch(word) for word in words) else None
 
 
 def _parse_url(text: str, _spec: _Spec) -> str | None:

@@ -5,7 +5,7 @@ A provider keeps no truth: after the death of its process a new one finds the sa
 """
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -27,20 +27,28 @@ class ProviderUnavailable(Exception):
 
 
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine to be made: the provider's name for it, the kind of work, its whole environment."""
+    """A machine to be made: the provider's name for it, the kind of work, its whole environment.
+
+    `tags` are written on it where the provider can, for people and for sweeps.
+    """
 
     name: str
     kind: str
     env: dict[str, str]
+    tags: dict[str, str] = {}
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine as its provider sees it. `code` is None where the exit code is not known."""
+    """A machine as its provider sees it. `code` is None where the exit code is not known.
+
+    `oom`: it is known to have run out of memory.
+    """
 
     name: str
     provider_id: str
     state: Literal["running", "exited", "gone"]
     code: int | None = None
+    oom: bool = False
 
 
 class Provider(Protocol):
@@ -79,6 +87,41 @@ class Provider(Protocol):
 
         Raises ProviderUnavailable.
         """
+        ...
+
+
+@runtime_checkable
+class Pooling(Provider, Protocol):
+    """A provider whose machines can be kept stopped, and started again: that is quicker than making one, and not
+    limited by rate. A machine keeps the environment that it was made with, so one of a pool claims its work."""
+
+    async def prepare(self, spec: MachineSpec) -> str:
+        """As `spawn`, but the machine is not started."""
+        ...
+
+    async def start(self, which: str) -> MachineStatus:
+        """Start a stopped machine; one that runs is let be. The answer is "running", or "gone" for an unknown one.
+
+        Raises SpawnRefused where there is no place for it now, and ProviderUnavailable: then it may have been started.
+        """
+        ...
+
+    async def stop(self, which: str) -> None:
+        """Ask the machine to give back its tasks and to end, and do not wait for it. Gone already is success.
+
+        Raises ProviderUnavailable.
+        """
+        ...
+
+    async def wait(self, which: str, state: Literal["running", "exited", "gone"], *, within_s: float) -> MachineStatus:
+        """The machine once it runs, has exited or is gone, or as it is when the time is up.
+
+        Raises ProviderUnavailable.
+        """
+        ...
+
+    def grants(self, within_s: float) -> int:
+        """How many machines could be made within that time, by the provider's rate limits."""
         ...
 
 

@@ -1,0 +1,50 @@
+"""What is sent to make a machine: its configuration, and the metadata by which it is known again. Pure."""
+
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from actors.machines.base import MachineSpec
+from actors.machines.fly.options import FlyOptions
+
+SERVICE: Final = "arke_service"
+NAME: Final = "arke_name"
+STOP_S: Final = 10
+"""From SIGTERM to SIGKILL: a worker gives its tasks back in less."""
+
+
+def creation(spec: MachineSpec, options: FlyOptions, region: str, *, launch: bool) -> dict[str, Any]:
+    """The body of a creation. With restart policy "no", whatever its end, a program is run once."""
+    size = options.sizes.get(spec.kind) or options.sizes[""]
+    config = {
+        "image": options.image,
+        "env": spec.env,
+        "auto_destroy": False,
+        "restart": {"policy": "no"},
+        "guest": {"cpu_kind": size.cpu_kind, "cpus": size.cpus, "memory_mb": size.memory_mb},
+        "metadata": metadata(spec, options.service),
+        "stop_config": {"signal": "SIGTERM", "timeout": f"{STOP_S}s"},
+    }
+    body = {"name": spec.name, "region": region, "config": config}
+    return body if launch else body | {"skip_launch": True}
+
+
+def metadata(spec: MachineSpec, service: str) -> dict[str, str]:
+    """Whose machine it is, and what for: what its environment tells, and the fleet's own tags over it."""
+    query = parse_qs(urlsplit(spec.env.get("CALLBACK_URL", "")).query)
+    machine = spec.env.get("MACHINE_NAME", "")
+    told = {
+        "arke_kind": spec.kind,
+        "arke_machine": machine,
+        "arke_epoch": machine.split("-")[1] if machine.count("-") == 2 else "",  # the fleet's: m-{epoch}-{number}
+        "arke_batch": spec.env.get("BATCH_ID", ""),
+        "arke_task": spec.env.get("TASK_ID", ""),
+        "arke_run": query.get("run", [""])[0],
+        "arke_attempt": query.get("attempt", [""])[0],
+    }
+    known = {key: value for key, value in told.items() if value}
+    return known | spec.tags | {SERVICE: service, NAME: spec.name}
+
+
+def by_name(name: str) -> dict[str, str]:
+    """The query of a list that finds it: the API has no filter for names."""
+    return {f"metadata.{NAME}": name}

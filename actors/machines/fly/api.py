@@ -3,6 +3,7 @@ decided by who asked, with `Patience`."""
 
 import asyncio
 import random
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -17,6 +18,8 @@ from actors.machines.fly.limits import Buckets, pause_s
 CONNECT_S: Final = 5.0
 REQUEST_S: Final = 20.0
 TRIES: Final = 8
+SECRET_CHARS: Final = 8
+"""Shorter parts of a token ("Bearer", "fm2") are no secret."""
 NO_TURN: Final = "its rate limit leaves no turn in time"
 CONNECTIONS: Final = 100
 PATHS: Final[Mapping[str, tuple[str, str]]] = {
@@ -60,7 +63,7 @@ class Api:
 
     def __init__(self, base_url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._base_url = base_url.rstrip("/")
-        self._secrets = (token, token.removeprefix("FlyV1 ").removeprefix("Bearer "))
+        self._secrets = (token, *(part for part in re.split("[ ,_]", token) if len(part) >= SECRET_CHARS))
         self._http = httpx.AsyncClient(
             headers={"Authorization": authorization(token)},
             timeout=httpx.Timeout(REQUEST_S, connect=CONNECT_S),

@@ -80,7 +80,7 @@ class Making:
         another service's."""
         told = NAMED.search(answer.message)
         known = await self._looking.get(app, told[1], patience) if told else None
-        if known is None or known.name != name:
+        if known is None or known.name != name or self._looking.status(app, known).state == "gone":
             known = await self._looking.named(name, app, patience)
         if known is None:
             return None

@@ -113,13 +113,13 @@ class FlyMachines:
             answer = await self._api.ask("start", app, machine, patience=patience)
             if answer.verdict in (Verdict.TOKEN, Verdict.REFUSED, Verdict.FULL):
                 raise refusal(answer)
-            found = None
             if answer.verdict is not Verdict.LATER:
                 found = await self._looking.get(app, machine, patience)
-                if found is None:
-                    return gone(f"{app}/{machine}")
-            if found is not None and (answer.verdict is Verdict.DONE or found.state in shown.AT_WORK):
-                return self._looking.status(app, found)
+                status = gone(f"{app}/{machine}") if found is None else self._looking.status(app, found)
+                if found is None or status.state == "gone":
+                    return status
+                if answer.verdict is Verdict.DONE or found.state in shown.AT_WORK:
+                    return status
             if not await patience.again(answer.retry_after_s):
                 raise unavailable(answer) if answer.verdict is Verdict.UNSURE else refusal(answer)
 

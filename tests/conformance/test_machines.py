@@ -1,6 +1,7 @@
 """One suite for every provider of machines: `machines` makes one, its workers are stand-ins that idle or end."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from actors.machines import open_provider
@@ -21,7 +23,10 @@ from actors.machines.base import (
     worker_environment,
 )
 from actors.machines.external import ExternalMachines
+from actors.machines.fly import FlyMachines, FlyOptions, Size
 from actors.machines.subprocess import MARK, SubprocessMachines
+from tests.stand_ins.fly import FlyStandIn, always
+from tests.stand_ins.fly import Settings as FlySettings
 
 STAND_IN = """
 import json, os, signal, sys, time
@@ -101,8 +106,37 @@ def actor_pid(ray: Any, i: int) -> int:
     return int(ray.get(actor.__ray_call__.remote(lambda _: __import__("os").getpid())))
 
 
-@pytest.fixture(params=["subprocess", "ray"])
+@contextlib.asynccontextmanager
+async def fly_machines() -> AsyncIterator[Bench]:
+    """In two apps of the API's stand-in, with its limits and its time, and machines that are processes."""
+    quick = dict.fromkeys(("pull", "boot", "destroy"), always(0.0))
+    command = (sys.executable, "-c", STAND_IN)
+    settings = FlySettings(apps=("one", "two"), machines="processes", command=command, **quick)  # type: ignore[arg-type]
+    stand_in = FlyStandIn(settings)
+    made: list[FlyMachines] = []
+
+    def again() -> Provider:
+        options = FlyOptions(
+            api_url="http://fly/v1", token=settings.token, apps=settings.apps, regions=("ord",), image="worker:1",
+            sizes={"tiff": Size("shared", 2, 1024)}, service="arke",
+        )  # fmt: skip
+        made.append(FlyMachines(options, transport=httpx.ASGITransport(app=stand_in.asgi)))
+        return made[-1]
+
+    try:
+        yield Bench(again)
+    finally:
+        await stand_in.close()
+        for provider in made:
+            await provider.close()
+
+
+@pytest.fixture(params=["subprocess", "ray", "fly"])
 async def machines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    if request.param == "fly":
+        async with fly_machines() as fly:
+            yield fly
+        return
     if request.param == "subprocess":
         bench = Bench(lambda: subprocesses(tmp_path))
         yield bench
@@ -432,5 +466,9 @@ def test_a_provider_is_opened_by_its_name(tmp_path: Path) -> None:
     """The names of MACHINE_PROVIDER; another one is an error that lists them."""
     for name in ("subprocess", "external"):
         assert open_provider(name, run_dir=tmp_path, log_dir=tmp_path / "logs", workers=2).name == name
+    fly = FlyOptions(
+        api_url="http://fly/v1", token="t", apps=("one",), regions=("ord",), image="worker:1", sizes={}, service="arke"
+    )
+    assert open_provider("fly", run_dir=tmp_path, log_dir=tmp_path / "logs", workers=2, fly=fly).name == "fly"
     with pytest.raises(ValueError, match="subprocess"):
         open_provider("cloud", run_dir=tmp_path, log_dir=tmp_path, workers=1)

@@ -33,8 +33,9 @@ def test_machines_share_the_memory(tmp_path: Path, provider: str) -> None:
 
 
 def test_machines_elsewhere_have_their_own_memory(tmp_path: Path) -> None:
-    """Nothing is known of it here."""
-    assert "WORKER_MEMORY_MB" not in environment_of_a_machine(tmp_path, "external")
+    """Nothing is known of it here; of a machine of Fly the worker sees what it has itself."""
+    for provider in ("external", "fly"):
+        assert "WORKER_MEMORY_MB" not in environment_of_a_machine(tmp_path, provider)
 
 
 @pytest.mark.parametrize("command", [COMMAND, (*DRIVER[:-1], "orchestrator.cli.main")])

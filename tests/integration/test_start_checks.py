@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.assembly import check
+from actors.assembly import check, fly_options
 from actors.errors import CANNOT_WRITE, CannotStart, Unavailable
 from actors.settings import Settings
 from actors.signing import load_or_make_secret
@@ -61,6 +61,50 @@ def test_an_empty_secret_is_named(tmp_path: Path) -> None:
     settings.callback_secret_file.touch()
     with pytest.raises(CannotStart, match=r"callback\.secret is empty or too short\. Delete it"):
         check(settings)
+
+
+FLY = {"MACHINE_PROVIDER": "fly", "FLY_API_TOKEN": "t0k3n", "FLY_WORKER_IMAGE": "registry.fly.io/w:1"}
+REACHABLE = {"ORCHESTRATOR_URL": "https://arke.example"}
+S3 = {"R2_ACCOUNT_ID": "a", "R2_ACCESS_KEY_ID": "b", "R2_SECRET_ACCESS_KEY": "c"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"MACHINE_PROVIDER": "fly"}, "MACHINE_PROVIDER=fly needs FLY_API_TOKEN and FLY_WORKER_IMAGE: set them."),
+        (FLY | {"FLY_API_TOKEN": ""}, "MACHINE_PROVIDER=fly needs FLY_API_TOKEN: set it."),
+        (FLY | {"FLY_WORKER_IMAGE": ""}, "MACHINE_PROVIDER=fly needs FLY_WORKER_IMAGE: set it."),
+        (FLY | S3, r"Machines of Fly cannot reach http://127\.0\.0\.1:8787: set ORCHESTRATOR_URL to an address"),
+        (FLY | REACHABLE, "Machines of Fly cannot reach the objects in DATA_DIR: set R2_ACCOUNT_ID or"),
+    ],
+)
+def test_what_fly_needs_is_named(tmp_path: Path, environ: dict[str, str], sentence: str) -> None:
+    """Else each machine would be refused, or would run and reach nobody."""
+    with pytest.raises(CannotStart, match=sentence) as failure:
+        check(Settings.load(environ, data_dir=tmp_path))
+    assert "t0k3n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("environ", [FLY | REACHABLE | S3, FLY | {"FLY_API_URL": "http://127.0.0.1:4280/v1"}])
+def test_what_fly_needs_is_there(tmp_path: Path, environ: dict[str, str]) -> None:
+    """A stand-in of the API on this computer needs no more than a token and an image."""
+    check(Settings.load(environ, data_dir=tmp_path))
+
+
+def test_what_the_provider_of_fly_is_told(tmp_path: Path) -> None:
+    """The values of the settings; services that are called back elsewhere do not take each other's machines."""
+    given = FLY | {"FLY_APP_NAMES": "a,b", "FLY_REGIONS": "ord,iad", "WORKER_CPUS_TIFF": "4", "SERVICE_NAME": "arke"}
+    options = fly_options(Settings.load(given, data_dir=tmp_path))
+    assert options is not None
+    assert (options.apps, options.regions, options.image) == (("a", "b"), ("ord", "iad"), "registry.fly.io/w:1")
+    assert options.sizes["tiff"] == ("shared", 4, 1024)
+    assert options.sizes[""] == ("shared", 2, 1024)
+    assert "t0k3n" not in repr(options)
+    other = fly_options(Settings.load(given, data_dir=tmp_path, port=9000))
+    assert other is not None
+    assert options.service.startswith("arke-")
+    assert options.service != other.service
+    assert fly_options(Settings.load({}, data_dir=tmp_path)) is None
 
 
 def test_a_secret_that_is_there_needs_no_room(tmp_path: Path) -> None:

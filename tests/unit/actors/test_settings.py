@@ -63,6 +63,13 @@ def test_empty_variable_counts_as_not_set() -> None:
         ("DASHBOARD", "maybe"),
         ("DATABASE_URL", "mysql://x"),
         ("ADMIN_KEY", "a\x00b"),
+        ("FLY_API_TOKEN", "a\u00e9b"),
+        ("FLY_APP_NAME", "Has/Slash"),
+        ("FLY_APP_NAMES", "one,,two"),
+        ("FLY_APP_NAMES", "one,Two"),
+        ("FLY_REGIONS", "ord,ohare"),
+        ("WORKER_CPU_KIND", "fast"),
+        ("WORKER_MEMORY_MB_TIFF", "12"),
     ],
 )
 def test_invalid_value_is_refused_by_name(variable: str, value: str) -> None:
@@ -70,6 +77,27 @@ def test_invalid_value_is_refused_by_name(variable: str, value: str) -> None:
     with pytest.raises(InvalidSetting, match=rf"^{variable} must be .+\.$") as caught:
         Settings.load({variable: value})
     assert caught.value.variable == variable
+
+
+def test_one_app_and_region_are_lists_of_one() -> None:
+    """The originals have one of each; several are given in their order, each once."""
+    one = Settings.load({"FLY_APP_NAME": "mine", "FLY_REGION": "ams"})
+    assert (one.fly_app_names, one.fly_regions) == (("mine",), ("ams",))
+    several = Settings.load({"FLY_APP_NAME": "mine", "FLY_APP_NAMES": "b,a,b", "FLY_REGIONS": "ord, iad"})
+    assert (several.fly_app_names, several.fly_regions) == (("b", "a"), ("ord", "iad"))
+
+
+def test_a_kind_has_the_common_size_unless_it_has_its_own() -> None:
+    """WORKER_MEMORY_MB_TIFF and the like count more than the name without the kind."""
+    settings = Settings.load({"WORKER_CPU_KIND": "performance", "WORKER_CPUS": "4", "WORKER_MEMORY_MB_TIFF": "4096"})
+    assert (settings.worker_cpu_kind_tiff, settings.worker_cpus_tiff) == ("performance", 4)
+    assert (settings.worker_memory_mb, settings.worker_memory_mb_tiff) == (1024, 4096)
+
+
+def test_fly_has_room_for_more_machines_than_this_computer() -> None:
+    """The default of MAX_MACHINES follows from who runs them."""
+    assert Settings.load({"MACHINE_PROVIDER": "fly"}).max_machines == 1000
+    assert Settings.load({"MACHINE_PROVIDER": "fly", "MAX_MACHINES": "5"}).max_machines == 5
 
 
 def test_message_does_not_repeat_a_secret() -> None:

@@ -140,6 +140,8 @@ def fly_options(settings: Settings) -> "FlyOptions | None":
             "": Size(settings.worker_cpu_kind, settings.worker_cpus, settings.worker_memory_mb),
         },
         service=f"{settings.service_name}-{digest}",
+        cpu_burst_s=settings.fly_cpu_burst_ms / 1000,
+        cpu_rate=settings.fly_cpu_rate / 1000,
     )
 
 

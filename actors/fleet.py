@@ -28,7 +28,7 @@ import msgspec
 
 from actors import telemetry
 from actors.errors import ArkeError, Fenced, InvalidInput, Retired, Unavailable
-from actors.machines.base import MachineSpec, MachineStatus, Provider, ProviderUnavailable, SpawnRefused
+from actors.machines.base import MachineSpec, MachineStatus, Pooling, Provider, ProviderUnavailable, SpawnRefused
 from actors.rules import fleet as rules
 from actors.rules.fleet import Demand
 from actors.rules.model import Job, Machine, Task
@@ -43,6 +43,9 @@ OVERSTAY_MS: Final = 30_000
 EPOCH_TRUST_MS: Final = 10_000
 """How long after a commit its epoch is believed. A fleet that was suspended for longer asks before it acts."""
 HOST_PAUSE_MS: Final = 1_000
+PACE_S: Final = 2.0
+"""How long a machine may wait for its turn with the provider. Its task is taken before: what would wait for longer is
+left to the machines that run."""
 COMMIT_PAUSE_MS: Final = 200
 CLAIMS_REMEMBERED: Final = 10_000
 JOBS_REMEMBERED: Final = 32
@@ -133,6 +136,7 @@ class Fleet:
         self._jobs_of: dict[str, list[str]] = {}
         self._demands: dict[str, Demand] = {}
         self._creating: dict[str, str] = {}  # machine -> job
+        self._unasked: set[str] = set()  # of these: the provider has not been asked yet
         self._unwanted: set[str] = set()
         self._endings: dict[str, Ending] = {}
         self._burying: set[str] = set()
@@ -507,13 +511,20 @@ class Fleet:
             closed=[kind for kind, (_, until) in self._refusals.items() if until > now],
             after=self._last_job, now=now,
         )  # fmt: skip
-        for place in places:
+        for place in places[: self._granted()]:
             self._numbers += 1
             machine = f"m-{self._epoch}-{self._numbers}"
             self._creating[machine] = place.job
+            self._unasked.add(machine)
             self._last_job = place.job
             self._adjust(place.job, taking=1)
             self._background(self._create(machine, place))
+
+    def _granted(self) -> int | None:
+        """How many machines the provider would make soon; None: it has no such limit."""
+        if not isinstance(self._provider, Pooling):
+            return None
+        return max(0, self._provider.grants(PACE_S) - len(self._unasked))
 
     def _places(self) -> Counter[str]:
         """How many tasks the claims that wait could take, by kind."""
@@ -544,6 +555,7 @@ class Fleet:
         finally:
             self._adjust(place.job, taking=-reserved)
             self._creating.pop(machine, None)
+            self._unasked.discard(machine)
             self._unwanted.discard(machine)
         if machine in self._endings:
             await self._bury(machine)
@@ -557,6 +569,7 @@ class Fleet:
             return
         env = {**self._base_env(machine), **task["env"]}
         await self._check_epoch()
+        self._unasked.discard(machine)
         try:
             provider_id = await self._provider.spawn(MachineSpec(name=task["name"], kind=row.kind, env=env))
         except SpawnRefused as refusal:

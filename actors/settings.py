@@ -165,6 +165,10 @@ class Settings:
     fly_regions: tuple[str, ...] = _words(
         "Regions of the machines: where one has no place, the next is asked.", computed="FLY_REGION", pattern=FLY_REGION
     )
+    fly_cpu_burst_ms: int = _whole(
+        5000, "ms", 0, LARGEST_MS, "What a new shared processor may use at full speed: then its machine is spent."
+    )
+    fly_cpu_rate: int = _whole(62, "ms per s", 0, 1000, "So much more in each second of its age.")
     worker_cpu_kind: str = _text(
         "shared", "Processors of a Fly machine: shared ones slow down after a burst.", choices=("shared", "performance")
     )

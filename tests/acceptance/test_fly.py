@@ -14,7 +14,7 @@ TASKS = 12
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[str]:
-    """The Machines API with two apps and its rate limits; some requests fail, and some answers to creations are lost."""
+    """The Machines API with two apps and its limits; some requests fail, and some answers to creations are lost."""
     quick = ("--work", "0.1", "--cpu", "0.05", "--pull", "0.2", "--boot", "0.1")
     apps = ("--app", "one", "--app", "two", "--token", "t0k3n-of-the-test", "--unanswered-s", "1")
     with launched((*quick, *apps, "--quiet", "--fault", "server_error=0.1", "--fault", "create_times_out=0.2")) as url:

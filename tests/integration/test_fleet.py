@@ -309,6 +309,44 @@ async def test_no_more_machines_than_the_provider_has_room_for() -> None:
         await fleet.close()
 
 
+class Paced(Machines):
+    """A provider that makes so many machines soon."""
+
+    granted = 2
+
+    def grants(self, within_s: float) -> int:
+        return self.granted
+
+    async def spawn(self, spec: MachineSpec) -> str:
+        self.granted -= 1
+        return await super().spawn(spec)
+
+    prepare = spawn
+
+    async def start(self, which: str) -> MachineStatus:
+        return gone(which)
+
+    async def stop(self, which: str) -> None:
+        """There is no pool."""
+
+    async def wait(self, which: str, state: str, *, within_s: float) -> MachineStatus:
+        return gone(which)
+
+
+async def test_no_task_waits_for_a_machine_that_is_not_made_soon(world: World) -> None:
+    """What the provider's rate limit keeps back is not taken from its batch: a machine that runs may do it before."""
+    world.provider = paced = Paced()
+    await world.start(most=100)
+    await world.batch("b1", 10)
+    assert len(paced.spawned) == 2
+    assert len(world.hosts.pending["b1"]) == 8
+    paced.granted = 3
+    await world.time.advance(1_000)
+    assert len(paced.spawned) == 5
+    runs = (await world.machines())[0]["id"]
+    assert len((await world.claiming(runs, free=9))["tasks"]) == 5
+
+
 async def test_a_batch_without_work_after_all_costs_no_machine(world: World) -> None:
     """The batch is asked before the provider: no task, no machine, and it is not asked again and again."""
     await world.batch("a", 0, announce=False)

@@ -4,7 +4,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from actors.machines.base import MachineSpec
-from actors.machines.fly.options import FlyOptions
+from actors.machines.fly.options import FlyOptions, Size
 
 SERVICE: Final = "arke_service"
 NAME: Final = "arke_name"
@@ -17,7 +17,7 @@ def creation(spec: MachineSpec, options: FlyOptions, region: str, *, launch: boo
     size = options.sizes.get(spec.kind) or options.sizes[""]
     config = {
         "image": options.image,
-        "env": spec.env,
+        "env": allowance(size, options) | spec.env,
         "auto_destroy": False,
         "restart": {"policy": "no"},
         "guest": {"cpu_kind": size.cpu_kind, "cpus": size.cpus, "memory_mb": size.memory_mb},
@@ -26,6 +26,14 @@ def creation(spec: MachineSpec, options: FlyOptions, region: str, *, launch: boo
     }
     body = {"name": spec.name, "region": region, "config": config}
     return body if launch else body | {"skip_launch": True}
+
+
+def allowance(size: Size, options: FlyOptions) -> dict[str, str]:
+    """By which the worker retires before its shared processors are slowed down 16-fold; they share it."""
+    if size.cpu_kind != "shared":
+        return {}
+    burst_s, rate = options.cpu_burst_s * size.cpus, options.cpu_rate * size.cpus
+    return {"WORKER_CPU_BURST_S": f"{burst_s:g}", "WORKER_CPU_RATE": f"{rate:g}"}
 
 
 def metadata(spec: MachineSpec, service: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ class Size(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class FlyOptions:
     """`sizes` by kind of work, under "" that of all others. `service` tells this service's machines
-    from others' in the same apps."""
+    from others' in the same apps. `cpu_burst_s` and `cpu_rate`: what a shared vCPU may use before it is slowed down."""
 
     api_url: str
     token: str = field(repr=False)
@@ -25,3 +25,5 @@ class FlyOptions:
     image: str
     sizes: Mapping[str, Size]
     service: str
+    cpu_burst_s: float = 5.0
+    cpu_rate: float = 0.0625

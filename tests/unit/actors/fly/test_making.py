@@ -61,7 +61,7 @@ def test_a_creation_says_all_that_a_machine_needs() -> None:
         "region": "ord",
         "config": {
             "image": "registry.fly.io/worker:1",
-            "env": env,
+            "env": {**env, "WORKER_CPU_BURST_S": "10", "WORKER_CPU_RATE": "0.125"},
             "auto_destroy": False,
             "restart": {"policy": "no"},
             "guest": {"cpu_kind": "shared", "cpus": 2, "memory_mb": 1024},
@@ -73,6 +73,15 @@ def test_a_creation_says_all_that_a_machine_needs() -> None:
             },
         },
     }  # fmt: skip
+
+
+def test_the_allowance_of_shared_processors_is_passed_on() -> None:
+    """A performance machine has no such limit; what the fleet says itself counts more."""
+    fly = Scripted(ok(machine("m5")))
+    virtually(fly.provider().spawn(MachineSpec(name="zip-1", kind="zip", env={"A": "b"})))
+    assert fly.body()["config"]["env"] == {"A": "b"}
+    virtually(fly.provider().spawn(spec(WORKER_CPU_RATE="1")))
+    assert fly.body(1)["config"]["env"]["WORKER_CPU_RATE"] == "1"
 
 
 def test_a_kind_without_a_size_of_its_own_has_the_common_one() -> None:

@@ -21,7 +21,7 @@ TRIES: Final = 8
 SECRET_CHARS: Final = 8
 """Shorter parts of a token ("Bearer", "fm2") are no secret."""
 NO_TURN: Final = "its rate limit leaves no turn in time"
-CONNECTIONS: Final = 100
+CONNECTIONS: Final = 200
 PATHS: Final[Mapping[str, tuple[str, str]]] = {
     "create": ("POST", ""),
     "list": ("GET", ""),
@@ -41,6 +41,10 @@ class Patience:
         self._until = self._loop.time() + seconds
         self._tries = 0
         self._rng = rng
+
+    def anew(self) -> "Patience":
+        """For one of several questions that share the time: its repetitions are its own."""
+        return Patience(self.left_s, self._rng)
 
     @property
     def left_s(self) -> float:

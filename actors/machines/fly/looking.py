@@ -5,6 +5,7 @@ import random
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from actors.machines.base import MachineStatus, ProviderUnavailable, gone
@@ -112,7 +113,9 @@ class Looking:
         ]  # fmt: skip
 
         async def learn(app: str, found: Shown) -> None:
-            known = await self.get(app, found.id, patience)
+            known = None
+            with suppress(ProviderUnavailable):  # the list is good without
+                known = await self.get(app, found.id, patience)
             if known is not None and _life(app, known) == _life(app, found):
                 _put(self._ends, _life(app, found), known.status(app), REMEMBERED)
 
@@ -137,6 +140,7 @@ class Looking:
         query: Mapping[str, str] | None = None,
     ) -> Answer:  # fmt: skip
         """Ask for what may be asked for twice, until it is done or the machine missing. Raises ProviderUnavailable."""
+        patience = patience.anew()
         while True:
             answer = await self.api.ask(action, app, machine, patience=patience, query=query)
             if answer.verdict in (Verdict.DONE, Verdict.MISSING):

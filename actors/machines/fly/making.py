@@ -43,7 +43,7 @@ class Making:
             raise SpawnRefused("The name of the machine is not one that Fly.io takes.", permanent=True)
         patience = self._looking.patience(SPAWN_S)
         await self._learn_names(patience)
-        regions, is_unsure = self._regions(), False
+        regions, is_unsure = self._regions(), self._looking.app_of(spec.name) is not None
         while True:
             app = self._looking.app_of(spec.name) or self._looking.api.soonest("create", self._options.apps)
             self._looking.note(spec.name, app)

@@ -332,6 +332,18 @@ def test_the_fleet_can_ask_how_many_are_granted() -> None:
     assert virtually(run()) == [6, 26, 0, 20]
 
 
+def test_a_name_that_may_exist_is_not_told_as_refused() -> None:
+    """Invariant 3: made once, the same again meets a full region before the API looks at the name."""
+
+    async def run() -> None:
+        provider = Scripted(ok(machine()), FULL).provider()
+        await provider.spawn(spec())
+        with pytest.raises(ProviderUnavailable):
+            await provider.spawn(spec())
+
+    virtually(run())
+
+
 def test_with_several_apps_a_name_is_asked_for_where_it_is() -> None:
     """Invariant 3, after the death of the fleet's process: the machines of the former one are learnt once; the app
     that has the name says that it is taken, whichever app has a turn first."""
@@ -340,7 +352,10 @@ def test_with_several_apps_a_name_is_asked_for_where_it_is() -> None:
         def answer(request: httpx.Request) -> httpx.Response:
             app = request.url.path.split("/")[3]
             if request.method == "POST":
-                return error(409, TAKEN) if app == "two" else ok(machine("new"))
+                limited = app == "two" and fly.asked.count("POST two/machines") < 2
+                return (
+                    error(429, "rate limit") if limited else error(409, TAKEN) if app == "two" else ok(machine("new"))
+                )
             if request.url.path.endswith("/m7"):
                 return ok(machine("m7"))
             return ok([machine("m7")] if app == "two" else [])
@@ -353,4 +368,4 @@ def test_with_several_apps_a_name_is_asked_for_where_it_is() -> None:
 
     first, asked = virtually(run())
     assert first == "two/m7"
-    assert asked == [LIST, "GET two/machines", "POST two/machines", "GET two/machines/m7", CREATE]
+    assert asked == [LIST, "GET two/machines", *["POST two/machines"] * 2, "GET two/machines/m7", CREATE]

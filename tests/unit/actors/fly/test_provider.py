@@ -147,6 +147,18 @@ def test_a_list_has_all_of_the_service_and_how_they_ended() -> None:
     assert asked.count("two/machines/m2") == 1
 
 
+def test_a_list_is_good_without_the_ends() -> None:
+    """Many have ended while the API is in trouble: what is not told now comes with a later list."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/machines"):
+            return ok([machine(f"m{n}", f"n{n}", "stopped") for n in range(20)])
+        return error(503, "x")
+
+    listed = virtually(Scripted(answer).provider(part=1.0).list())
+    assert [(each.state, each.code) for each in listed] == [("exited", None)] * 20
+
+
 def test_a_list_that_lacks_an_app_is_none() -> None:
     """Else its machines would count as vanished."""
 

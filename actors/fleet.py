@@ -80,6 +80,7 @@ class Ending(msgspec.Struct, kw_only=True):
     why: str  # refused | unmade | gone | exited
     message: str
     permanent: bool = False
+    hopeless: bool = False
     tell: list[str]
 
 
@@ -574,7 +575,9 @@ class Fleet:
             provider_id = await self._provider.spawn(MachineSpec(name=task["name"], kind=row.kind, env=env))
         except SpawnRefused as refusal:
             self._refused(row.kind)
-            await self._end(machine, "refused", refusal.message, permanent=refusal.permanent, bury=False)
+            await self._end(
+                machine, "refused", refusal.message, permanent=refusal.permanent, hopeless=refusal.hopeless, bury=False
+            )
         except (ProviderUnavailable, OSError) as failure:
             telemetry.warning("fleet.spawn_not_answered", machine=task["name"], why=failure)
             await self._found_or_lost(row, "refused", "The provider did not answer.")
@@ -697,11 +700,14 @@ class Fleet:
             self._orphans.pop(provider_id, None)
         return len(over)
 
-    async def _end(self, machine: str, why: str, message: str, *, permanent: bool = False, bury: bool = True) -> None:
+    async def _end(
+        self, machine: str, why: str, message: str, *, permanent: bool = False, hopeless: bool = False,
+        bury: bool = True,
+    ) -> None:  # fmt: skip
         """Begin the end of a machine. The jobs that took work on it are told, however long it takes."""
         if machine in self._rows and machine not in self._endings:
             jobs = list(self._jobs_of.get(machine, []))
-            self._endings[machine] = Ending(why=why, message=message, permanent=permanent, tell=jobs)
+            self._endings[machine] = Ending(why=why, message=message, permanent=permanent, hopeless=hopeless, tell=jobs)
             self._notify()
         if bury:
             self._background(self._bury(machine))
@@ -749,6 +755,7 @@ class Fleet:
             await self._call_host(job, {
                 "op": "lost", "job": job, "machine": row.id, "task_id": None, "attempt": row.attempt,
                 "why": ending.why, "message": ending.message, "permanent": ending.permanent,
+                "hopeless": ending.hopeless,
             })  # fmt: skip
         except Unavailable:
             raise

@@ -12,14 +12,16 @@ import msgspec
 
 class SpawnRefused(Exception):
     """The provider does not make this machine. `permanent`: asking again cannot help before somebody changes something.
+    `hopeless`: nor can asking for any other, since the service itself is not let in.
 
     The message goes to the owner of the batch: it names no secret and no path.
     """
 
-    def __init__(self, message: str, *, permanent: bool = False):
+    def __init__(self, message: str, *, permanent: bool = False, hopeless: bool = False):
         super().__init__(message)
         self.message = message
-        self.permanent = permanent
+        self.permanent = permanent or hopeless
+        self.hopeless = hopeless
 
 
 class ProviderUnavailable(Exception):

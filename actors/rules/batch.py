@@ -309,7 +309,9 @@ def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
             d.put(tasks.fail(task, loss.message, d.now))
         else:
             d.put(tasks.give_back(task, loss.message, d.now, wait_ms=d.policy.backoff_base_ms))
-    if loss.why == "refused" and lost:
+    if loss.hopeless and lost and d.job.state is JobState.RUNNING:
+        _stop(d, JobState.FAILED, "spawn_refused", f"No machine could be had: {loss.message}")
+    elif loss.why == "refused" and lost:
         since = d.job.refused_since if d.job.refused_since is not None else d.now
         d.set(refused_since=since)
         if d.now - since >= d.policy.spawn_give_up_ms and not d.in_flight:

@@ -50,6 +50,7 @@ class WorkTaken(Event, frozen=True, kw_only=True):
 class MachineLost(Event, frozen=True, kw_only=True):
     """A machine is gone, was refused by its provider, or was never asked for: "unmade". The last two cost no try.
 
+    `permanent`: another try of its task would be refused too; `hopeless`: so would every machine of the service.
     `task_id` None: all it had of this job.
     """
 
@@ -57,6 +58,7 @@ class MachineLost(Event, frozen=True, kw_only=True):
     why: Literal["refused", "unmade", "gone", "exited"]
     message: str
     permanent: bool = False
+    hopeless: bool = False
     task_id: str | None = None
     attempt: int = 0
 

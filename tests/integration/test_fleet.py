@@ -359,10 +359,11 @@ async def test_a_batch_without_work_after_all_costs_no_machine(world: World) -> 
 
 async def test_a_refused_spawn_is_told_and_not_repeated_at_once(world: World) -> None:
     """The batch hears why, whether it is for good, and gets its task back; the next spawn waits 1 s, doubling."""
-    world.provider.spawn_errors = [SpawnRefused("No token.", permanent=True), SpawnRefused("Full.")]
+    world.provider.spawn_errors = [SpawnRefused("No token.", hopeless=True), SpawnRefused("Full.")]
     await world.batch("a", 1)
     (lost,) = world.hosts.lost
-    assert (lost["why"], lost["message"], lost["permanent"], lost["task_id"]) == ("refused", "No token.", True, None)
+    assert (lost["why"], lost["message"], lost["task_id"]) == ("refused", "No token.", None)
+    assert (lost["permanent"], lost["hopeless"]) == (True, True)
     assert world.memory.states() == ["gone"]
     await world.batch("a", 1)
     assert len(world.provider.spawned) == 1

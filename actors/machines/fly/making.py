@@ -117,7 +117,7 @@ def refusal(answer: Answer) -> SpawnRefused:
     """Why there is no machine."""
     match answer.verdict:
         case Verdict.TOKEN:
-            return SpawnRefused(TOKEN_REFUSED, permanent=True)
+            return SpawnRefused(TOKEN_REFUSED, hopeless=True)
         case Verdict.FULL:
             return SpawnRefused(f"Fly.io has no place for the machine: {answer.message}")
         case Verdict.LATER | Verdict.STATE:

@@ -467,6 +467,25 @@ def test_a_permanent_refusal_fails_the_task() -> None:
     assert (book.task().status, book.task().error) == (TaskStatus.FAILED, "Image not found")
 
 
+def test_a_hopeless_refusal_ends_the_batch() -> None:
+    """A wrong token: no other task fares better, so the batch says so at once instead of trying them all."""
+    book = Book(5, page=2).running()
+    book.take("m-1")
+    book.take("m-2")
+    book.lost("m-1", why="refused", message="Wrong token.", permanent=True, hopeless=True)
+    assert (book.job.state, book.job.code) == (JobState.FAILED, "spawn_refused")
+    assert book.job.error == "No machine could be had: Wrong token."
+    assert book.counters == (5, 0, 5)
+
+
+def test_a_hopeless_refusal_of_a_task_that_is_through_ends_nothing() -> None:
+    """Another machine has done it meanwhile, so machines can be had."""
+    book = working(2)
+    book.callback(0)
+    book.lost("m-1", why="refused", message="Wrong token.", permanent=True, hopeless=True)
+    assert book.job.state is JobState.RUNNING
+
+
 # --- cancel, reset, retry -------------------------------------------------------------------------
 
 

@@ -94,11 +94,12 @@ class Durable:
 
     async def activate(self) -> None:
         """Take the job over: the next epoch, its row, and the tasks in flight. The first event says so."""
+        asked_at = _time_s()
         job, flying = await self._store.activate(self.job_id)
         self.state = State(job=job, in_flight=Flight({task.task_id: task for task in flying}))
         self.submit(Activated())
-        self._busy_at = asyncio.get_running_loop().time()
-        self._trust_epoch()
+        self._busy_at = _time_s()
+        self._valid_at = asked_at
 
     def submit(self, event: Event) -> "asyncio.Future[Answer]":
         """Hand in what happened. The future ends after the commit (invariant 1).
@@ -201,7 +202,7 @@ class Durable:
             await self._wait(alarm_at)
         group, self._inputs = self._inputs[:GROUP], self._inputs[GROUP:]
         if group:
-            self._busy_at = asyncio.get_running_loop().time()
+            self._busy_at = _time_s()
         if not self._inputs:
             self._arrived.clear()
         if alarm_at is not None and alarm_at <= self._clock.now():
@@ -254,10 +255,11 @@ class Durable:
 
     async def _check_epoch(self) -> None:
         """Invariant 2 for what is answered from memory alone. Raises Fenced: another activation knows better."""
+        asked_at = _time_s()
         row = await self._patiently(lambda: self._store.job(self.job_id))
         if row is None or row.epoch != self._state.job.epoch:
             raise Fenced
-        self._trust_epoch()
+        self._valid_at = asked_at
 
     async def _commit(self, decision: Decision) -> None:
         commit = Commit(
@@ -265,8 +267,9 @@ class Durable:
             tasks=list(decision.tasks),
             rerun=decision.rerun,
         )
+        asked_at = _time_s()
         await self._patiently(lambda: self._store.commit(commit))
-        self._trust_epoch()
+        self._valid_at = asked_at  # the answer may have been on its way for long
 
     async def _patiently(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Repeat while the store is away. A commit carries its sequence number: sent twice it counts once."""
@@ -306,7 +309,7 @@ class Durable:
 
     async def _perform_one(self, job: Job, effect: Effect) -> None:
         """Perform one effect; its result is the next event. A failed effect is repeated by the next alarm."""
-        if asyncio.get_running_loop().time() - self._valid_at > EPOCH_TRUST_S:
+        if _time_s() - self._valid_at > EPOCH_TRUST_S:
             try:
                 await self._check_epoch()
             except Fenced:
@@ -323,7 +326,7 @@ class Durable:
         return self._is_idle() and self._linger_left_s() <= 0
 
     def _linger_left_s(self) -> float:
-        return self._busy_at + LINGER_S - asyncio.get_running_loop().time()
+        return self._busy_at + LINGER_S - _time_s()
 
     def _is_idle(self) -> bool:
         """Nothing in flight, nothing arriving, nothing being done, nothing due soon (if this process may stay)."""
@@ -335,11 +338,12 @@ class Durable:
         alarm_at = state.job.alarm_at
         return alarm_at is None or alarm_at - self._clock.now() > self._hibernate_after_ms
 
-    def _trust_epoch(self) -> None:
-        self._valid_at = asyncio.get_running_loop().time()
-
     def _refuse(self, group: Sequence[Input]) -> None:
         for one in group:
             if not one.answer.done():
                 one.answer.set_exception(Unavailable(retry_after_s=1))
                 one.answer.exception()  # an alarm's future has no reader: do not warn about it
+
+
+def _time_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -159,8 +159,9 @@ class Fleet:
 
     async def start(self) -> None:
         """Become the one fleet (invariant 2), take over what the former one left, begin to work."""
+        asked_at = _time_s()
         self._epoch = await self._store.activate_singleton(SINGLETON)
-        self._trust_epoch()
+        self._valid_at = asked_at
         for row in await self._store.machines(alive=True):
             self._rows[row.id] = row
             self._jobs_of[row.id] = [row.job_id] if row.job_id else []
@@ -738,13 +739,11 @@ class Fleet:
         """Invariant 2, before a machine is made or ended: what is nobody's to a fleet that was overtaken is a machine
         of its heir. Raises Fenced.
         """
-        if asyncio.get_running_loop().time() - self._valid_at > EPOCH_TRUST_MS / 1000:
+        asked_at = _time_s()
+        if asked_at - self._valid_at > EPOCH_TRUST_MS / 1000:
             if await self._store.singleton_epoch(SINGLETON) != self._epoch:
                 raise Fenced
-            self._trust_epoch()
-
-    def _trust_epoch(self) -> None:
-        self._valid_at = asyncio.get_running_loop().time()
+            self._valid_at = asked_at
 
     async def _tell(self, job: str, row: Machine, ending: Ending) -> None:
         """All open assignments of this job on the machine are lost. A finished job is not woken for that."""
@@ -785,7 +784,7 @@ class Fleet:
 
     async def _commit_locked(self, row: Machine) -> Machine:
         """Memory changes only after the commit. A lost answer is no reason to do it twice: the number is the same."""
-        seq = self._seq + 1
+        seq, asked_at = self._seq + 1, _time_s()
         while True:
             try:
                 await self._store.commit_machines(SINGLETON, self._epoch, seq, [row])
@@ -796,13 +795,17 @@ class Fleet:
                 telemetry.warning("fleet.store_away", why=failure)
                 await self._wait(asyncio.Event(), COMMIT_PAUSE_MS)
         self._seq = seq
-        self._trust_epoch()
+        self._valid_at = asked_at  # the answer may have been on its way for long
         if row.state is MachineState.GONE:
             self._rows.pop(row.id, None)
             self._jobs_of.pop(row.id, None)
         else:
             self._rows[row.id] = row
         return row
+
+
+def _time_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _restarting() -> Unavailable:

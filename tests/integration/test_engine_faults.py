@@ -521,3 +521,30 @@ async def test_an_overtaken_activation_answers_nothing_from_its_memory(world: Wo
         await loop.submit(_event(requests[op]))
     await turns()
     assert loop.closed
+
+
+async def test_an_answer_that_was_on_its_way_for_long_proves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 2: a commit was written, another activation took over, and only then came the answer: what the commit
+    asked for is not done. The epoch was valid when the store was asked, not when it was heard."""
+    real_s, ahead_s = durable._time_s, 0.0
+    monkeypatch.setattr(durable, "_time_s", lambda: real_s() + ahead_s)
+    write, is_written = world.store.commit, asyncio.Event()
+
+    async def late(commit: Commit) -> None:
+        nonlocal ahead_s
+        await write(commit)
+        await world.store.activate("b")
+        ahead_s += durable.EPOCH_TRUST_S + 1
+        is_written.set()
+
+    monkeypatch.setattr(world.store, "commit", late)
+    host = world.host()
+    await world.intake.create({"batch_id": "b", "files": ["s/0.tif"]})
+    await world.store.admit("b", max_active=9, small_tasks=0, shared_hosts=1, now=world.clock.now())
+    await one(host, {"op": "activate", "job": "b"})
+    await is_written.wait()
+    await asyncio.sleep(0.05)  # that nothing happens has no event
+    assert (await world.job()).state is JobState.RUNNING
+    assert world.fleet.demands == []

@@ -278,7 +278,7 @@ def unwrap(reply: dict[str, Any]) -> Any:
 class _Link(_Frames):
     """A client's connection: hands on each frame, and once, that it has ended."""
 
-    def __init__(self, received: Callable[[bytes], None], ended: "Callable[[_Link, str], None]") -> None:
+    def __init__(self, received: "Callable[[_Link, bytes], None]", ended: "Callable[[_Link, str], None]") -> None:
         super().__init__()
         self._received, self._ended = received, ended
 
@@ -293,7 +293,7 @@ class _Link(_Frames):
     def _go_on(self) -> None:
         try:
             while (body := self._frame()) is not None:
-                self._received(body)
+                self._received(self, body)
         except (FrameTooLarge, msgspec.MsgspecError, WireDown) as error:
             self.close()
             self._ended(self, str(error) or type(error).__name__)
@@ -316,6 +316,7 @@ class Client:
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._busy = False  # a list is out, or about to be sent
+        self._soon: asyncio.Handle | None = None
         self._closed = False
 
     async def call(self, request: dict[str, Any]) -> Any:
@@ -337,7 +338,7 @@ class Client:
         self._waiting.append((encoded, answer))
         if not self._busy:
             self._busy = True
-            asyncio.get_running_loop().call_soon(self._send_next)  # with what else is called in this turn of the loop
+            self._soon = asyncio.get_running_loop().call_soon(self._send_next)  # with what else is called in this turn
         return unwrap(await answer)
 
     async def close(self) -> None:
@@ -374,8 +375,10 @@ class Client:
         self._link, self._connecting = link, None
         self._send_next()
 
-    def _received(self, body: bytes) -> None:
+    def _received(self, link: _Link, body: bytes) -> None:
         """The answers to the list that was out; what has gathered meanwhile goes at once."""
+        if link is not self._link:
+            return  # its list was given up
         replies = msgspec.msgpack.decode(body, type=list[dict[str, Any]])
         if len(replies) != len(self._in_flight):
             raise WireDown("the answers do not match the requests")
@@ -411,6 +414,8 @@ class Client:
 
     def _fail(self, why: str) -> None:
         link, self._link, self._busy = self._link, None, False
+        if self._soon is not None:
+            self._soon.cancel()  # two at once would send two lists, and mix up their answers
         if link is not None:
             link.close()
         pending, self._in_flight = [*self._in_flight, *self._waiting], []

@@ -28,15 +28,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
 import psutil
 from starlette.middleware import Middleware
 
 from actors import telemetry
-from actors.errors import CannotStart
+from actors.errors import CannotStart, Unavailable
 from actors.settings import Settings
 from orchestrator import processes
 from orchestrator.app import create_app
 from orchestrator.callback_path import CallbackMiddleware, Installed
+from orchestrator.errors import describe
 from orchestrator.routing import Engine
 
 LOOPBACK: Final = "127.0.0.1"
@@ -237,15 +239,19 @@ def write_wrapper(path: Path, haproxy: str, ports: Iterable[int]) -> Path:
     It does what Ray's template has no setting for. HAProxy's own listeners, which the template binds to all
     interfaces, move to 127.0.0.1: statistics and metrics. And a request waits for its body, up to a buffer of 15 KiB,
     before a replica gets any of it: HAProxy repeats only what it had whole when it sent it (`retry-on`), and what
-    came in two packets would be lost with the replica.
+    came in two packets would be lost with the replica. And where no replica is left for a moment it answers as the
+    service itself does when it is starting again, not with Ray's bare 500.
     """
     listeners = "|".join(str(port) for port in ports)
+    unavailable = path.with_name("unavailable.http")
+    unavailable.write_bytes(_unavailable())
     script = f"""#!/bin/sh
 previous=
 for argument in "$@"; do
     if [ "$previous" = -f ]; then
         sed -i -E \\
             -e 's/^([[:space:]]*bind[[:space:]]+)\\*?:({listeners})$/\\1{LOOPBACK}:\\2/' \\
+            -e 's#^([[:space:]]*errorfile 50[234]) .*$#\\1 {unavailable}#' \\
             -e '/^[[:space:]]*option http-buffer-request$/d' \\
             -e 's/^defaults$/&\\n    option http-buffer-request/' "$argument" || exit 1
     fi
@@ -256,6 +262,17 @@ exec {shlex.quote(haproxy)} "$@"
     path.write_text(script)
     path.chmod(0o700)
     return path
+
+
+def _unavailable() -> bytes:
+    """The whole answer of HAProxy itself, for 502, 503 and 504 alike."""
+    status, body, headers = describe(Unavailable())
+    content = msgspec.json.encode(body)
+    lines = [
+        f"HTTP/1.1 {status} Service Unavailable", "Content-Type: application/json", f"Content-Length: {len(content)}",
+        "Connection: close", *(f"{name}: {value}" for name, value in headers.items()), "", "",
+    ]  # fmt: skip
+    return "\r\n".join(lines).encode() + content
 
 
 def _haproxy() -> str | None:

@@ -343,6 +343,8 @@ def _was_reset(d: Draft, _: WasReset) -> Answer:
 
 def _retried(d: Draft, wish: Retried) -> Answer:
     job = d.job
+    if wish.created_at not in (None, job.created_at):
+        return Refused("conflict", f"Batch {job.id} was created again meanwhile. Look at its status again.")
     if job.run == wish.after_run + 1:
         return None  # as before: its answer was lost
     if job.run != wish.after_run:

@@ -80,9 +80,13 @@ class WasReset(Event, frozen=True, kw_only=True):
 
 
 class Retried(Event, frozen=True, kw_only=True):
-    """A new run of the failed tasks of run `after_run` is asked for. Sent again, it asks for the same run."""
+    """A new run of the failed tasks of run `after_run` is asked for. Sent again, it asks for the same run.
+
+    `created_at` is the job's as the caller has seen it: one that was created again since is not what was meant.
+    """
 
     after_run: int
+    created_at: int | None = None
 
 
 class Redelivered(Event, frozen=True, kw_only=True):

@@ -175,7 +175,7 @@ async def retry(batch_id: str, engine: EngineOf, owner: Caller) -> Response:
     """Run the failed tasks of a finished batch again: a new run."""
     check_job_id(batch_id)
     seen = await find_job(engine, batch_id)
-    return await _ask(engine, batch_id, "retry", after_run=seen.run)
+    return await _ask(engine, batch_id, "retry", after_run=seen.run, created_at=seen.created_at)
 
 
 @router.post(

@@ -515,6 +515,21 @@ FOUND: Final = (
         "pass",
     ),
     _mutant(
+        "two_lists_at_once",
+        "Calls about a connection that ends are sent by two lists, whose answers go to each other's callers.",
+        "actors.wire:Client._fail",
+        "self._soon.cancel()",
+        "pass",
+        Edit("actors.wire:Client._received", "if link is not self._link:", "if False:"),
+    ),
+    _mutant(
+        "trusted_since_the_answer",
+        "An activation that was overtaken while the answer to its commit was on its way believes in its epoch.",
+        "actors.durable:Durable._commit",
+        "self._valid_at = asked_at",
+        "self._valid_at = _time_s()",
+    ),
+    _mutant(
         "late_release_ends_the_next_run",
         "A release of the run before, on its way for long, ends the machines of the next, and nobody is told.",
         "actors.fleet:Fleet._release_job",
@@ -602,5 +617,6 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
 
 RARE: Final = frozenset({
     "given_and_taken_back", "late_release_ends_the_next_run", "overtaken_answers_from_memory", "overtaken_fleet_acts",
+    "trusted_since_the_answer", "two_lists_at_once",
 })  # fmt: skip
 """Found once in thousands of seeds: looked for by `make soak`. Each has a test of its own beside the part it is in."""

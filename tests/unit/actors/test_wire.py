@@ -318,3 +318,32 @@ async def test_calls_that_were_given_up_take_no_place(run_dir: Path) -> None:
         gate.open.set()
         assert await out == 0
         assert await client.call({"n": 9}) == 9
+
+
+async def test_a_connection_that_ends_between_call_and_sending_mixes_up_no_answers(run_dir: Path) -> None:
+    """A call was about to be sent when the connection ended; the next calls come before its turn does. One list is
+    sent, on one new connection: two would answer each other's callers.
+    """
+    connections = 0
+    async with serving(run_dir / "a.sock", each(lambda request: request["n"])) as client:
+        assert await client.call({"n": 0}) == 0
+        assert client._link is not None
+        connect = client._connect
+
+        async def counted() -> None:
+            nonlocal connections
+            connections += 1
+            await connect()
+
+        client._connect = counted  # type: ignore[method-assign]
+        lost = asyncio.ensure_future(client.call({"n": 1}))
+        await asyncio.sleep(0)
+        client._ended(client._link, "it broke")
+        first = asyncio.ensure_future(client.call({"n": 2}))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(client.call({"n": 3}))
+        with pytest.raises(wire.WireDown):
+            await lost
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(first, second) == [2, 3]
+        assert connections == 1

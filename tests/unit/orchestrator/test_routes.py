@@ -250,7 +250,7 @@ async def test_tasks_have_the_fields_of_the_contract(http: httpx.AsyncClient) ->
     [
         ("/batches/b1/cancel", b'{"reason": "wrong scans"}', 200, {"op": "cancel", "reason": "wrong scans"}),
         ("/batches/b1/cancel", b"", 200, {"op": "cancel", "reason": "by request"}),
-        ("/batches/b1/retry", b"", 202, {"op": "retry", "after_run": 1}),
+        ("/batches/b1/retry", b"", 202, {"op": "retry", "after_run": 1, "created_at": 1_763_719_200_000}),
         ("/batches/b1/redeliver", b"", 202, {"op": "redeliver"}),
         ("/admin/reset/b1", b"", 200, {"op": "reset"}),
     ],

@@ -113,6 +113,23 @@ def test_the_wrapper_has_requests_wait_for_their_bodies(tmp_path: Path) -> None:
         )
 
 
+def test_the_wrapper_has_haproxy_answer_as_the_service_does(tmp_path: Path) -> None:
+    """Where no replica is left the caller is told to send it again, in the words of the contract."""
+    config = tmp_path / "haproxy.cfg"
+    config.write_text("defaults\n    errorfile 502 /x/500.http\n    errorfile 503 /x/500.http\n    errorfile 400 /y\n")
+    wrapper = serve.write_wrapper(tmp_path / "haproxy", "/bin/true", (8404, 9101))
+    for _ in range(2):
+        subprocess.run([wrapper, "-f", config], check=True)
+    file = tmp_path / "unavailable.http"
+    assert config.read_text().splitlines()[2:] == [
+        f"    errorfile 502 {file}", f"    errorfile 503 {file}", "    errorfile 400 /y"
+    ]  # fmt: skip
+    head, _, body = file.read_bytes().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"Retry-After: 1" in head
+    assert json.loads(body)["code"] == "unavailable"
+
+
 def test_services_have_files_and_ports_of_their_own(tmp_path: Path) -> None:
     """Of two services, no socket, file or fixed port of HAProxy is the same."""
     made = []

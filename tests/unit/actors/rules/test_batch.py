@@ -605,6 +605,16 @@ def test_a_retry_sent_again_begins_no_second_run() -> None:
     assert isinstance(book.retry(after_run=1).answer, Refused)
 
 
+def test_a_retry_of_a_batch_that_was_created_again_is_refused() -> None:
+    """The run after the one that the caller saw is not the one that it asks for: another list, by somebody else."""
+    book = failed_and_retried()
+    seen = book.job.created_at
+    answer = book.turn(Retried(after_run=1, created_at=seen - 1)).answer
+    assert isinstance(answer, Refused)
+    assert "created again" in answer.message
+    assert book.turn(Retried(after_run=1, created_at=seen)).answer is None
+
+
 def test_a_reason_is_kept_up_to_a_length() -> None:
     """What a worker or a provider says at length is cut, whether the task has failed or is tried again."""
     book = working(2)

@@ -309,11 +309,11 @@ class Durable:
 
     async def _perform_one(self, job: Job, effect: Effect) -> None:
         """Perform one effect; its result is the next event. A failed effect is repeated by the next alarm."""
-        if _time_s() - self._valid_at > EPOCH_TRUST_S:
-            try:
+        try:
+            while _time_s() - self._valid_at > EPOCH_TRUST_S:  # again where the answer took as long
                 await self._check_epoch()
-            except Fenced:
-                return
+        except Fenced:
+            return
         try:
             result = await self._perform(job, effect)
             if result is not None:

@@ -546,8 +546,8 @@ FOUND: Final = (
         "overtaken_fleet_acts",
         "A fleet that stood still ends the machines of its heir.",
         "actors.fleet:Fleet._check_epoch",
-        "if asked_at - self._valid_at > EPOCH_TRUST_MS / 1000:",
-        "if False:",
+        "while (asked_at := _time_s()) - self._valid_at > EPOCH_TRUST_MS / 1000:",
+        "while False:",
     ),
 )
 """What the simulation has found in the engine itself, put back."""

@@ -284,6 +284,11 @@ class Checker:
             self.machines[row.id] = row
             if row.state is MachineState.GONE:
                 self._check_told(row)
+                self._begin_to_miss(row)
+
+    def _begin_to_miss(self, row: Machine) -> None:
+        """From when the fleet has written it last: until it has the answer it holds the machine for its own."""
+        self._seen_alone = {place: seen for place, seen in self._seen_alone.items() if place[1] != row.name}
 
     def _check_told(self, row: Machine) -> None:
         """The batch for which a machine was made knows of its end before it is forgotten."""

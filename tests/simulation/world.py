@@ -7,11 +7,13 @@ comes back, and then everything has to come to its end.
 
 import asyncio
 import gc
+import shutil
 import sqlite3
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +37,11 @@ SETTLED_WITHIN_S: Final = 1_500.0
 """After the last fault everything must have ended, in virtual seconds."""
 MOST_STEPS: Final = 300_000
 SECRET: Final = "a-secret-of-the-simulation"
+SHARED_MEMORY: Final = Path("/dev/shm")
+ROOM: Final = 32 * 1024 * 1024
+"""Bytes, below which there is no room. The file of a large run has a tenth of it."""
+FOLDERS: Final = "arke-simulation-"
+"""How the names of all our folders begin."""
 STANDING: Final = ("store", "fleet", "maintenance", *FRONTS)
 
 
@@ -103,9 +110,9 @@ class WatchedWriter(Writer):
 class Simulator:
     """Runs seeds one after the other on one file."""
 
-    def __init__(self) -> None:
-        shared_memory = Path("/dev/shm")
-        self._folder = tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None)
+    def __init__(self, within: Path | None = None) -> None:
+        """`within`: a folder for its own one, which somebody else removes whatever happens."""
+        self._folder = make_folder(within)
         self.path = Path(self._folder.name) / "arke.db"
         self.writer = WatchedWriter(self.path)
         self.reader = open_file(self.path, read_only=True)
@@ -127,12 +134,40 @@ class Simulator:
         `without`, `only`: which events may happen; `at_most`: tasks of a batch, where the seed wants more.
         """
         self.writer.forget_all()
-        chance = Chance(seed, without=without, only=only)
         with _uncollected(), phases.known():
-            try:
-                return World(self, chance, at_most=at_most, traced=traced).outcome()
+            try:  # neither of the two gets a name here: the chance knows the world too
+                return World(
+                    self, Chance(seed, without=without, only=only), at_most=at_most, traced=traced
+                ).outcome()
+            except BaseException as error:
+                _forget_frames(error)
+                raise
             finally:
                 self.writer.leave()  # nothing refers to the world any more, so it is collected here
+
+
+def make_folder(within: Path | None = None) -> "tempfile.TemporaryDirectory[str]":
+    """For files that nobody wants to keep: in memory where there is room, else where temporary files belong."""
+    if within is None and _has_room(SHARED_MEMORY):
+        with suppress(OSError):  # not ours to write, or no more files
+            return tempfile.TemporaryDirectory(prefix=FOLDERS, dir=SHARED_MEMORY)
+    return tempfile.TemporaryDirectory(prefix=FOLDERS, dir=within)
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free >= ROOM
+    except OSError:
+        return False
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """What raised it knows the world, which shall be collected while the error is still on its way."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -143,7 +178,8 @@ def _uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
+        while gc.collect():  # a coroutine that is closed may refer once more to what was about to go
+            pass
         sys.unraisablehook = hook
         gc.enable()
 

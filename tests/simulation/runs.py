@@ -2,26 +2,36 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
+import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
+from multiprocessing import connection, resource_tracker
+from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.simulation import shrink, transcript
 from tests.simulation.chance import Happened
-from tests.simulation.world import Outcome, Simulator
+from tests.simulation.command import COMMAND
+from tests.simulation.world import Outcome, Simulator, make_folder
 
 CHUNK: Final = 20
 """Seeds that a process takes at a time: about a second."""
 CI_SEEDS: Final = range(1000)
 """What runs with each change: some 40 s of one core."""
-COMMAND: Final = "python -m tests.simulation"
+
+
+class Died(RuntimeError):
+    """One of the processes is gone, and with it what it had been given."""
 
 
 class Failure(NamedTuple):
@@ -97,28 +107,61 @@ def _digest(outcome: Outcome) -> str:
 def run_all(seeds: Iterable[int], *, jobs: int | None = None) -> Generator[Tally, None, None]:
     """A tally for each few of the seeds, as they are done. No more are begun when the generator is closed.
 
-    Raises RuntimeError when one of the processes dies.
+    Raises Died when one of the processes dies, after what the others have done.
     """
     chunks = _chunks(seeds)
     jobs = jobs or cores()
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_begin) as pool:
+    context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # it would let the signals through that are held back below
+    with make_folder() as folder:
+        ends = context.Event()
+        pool = ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(Path(folder), ends))
         running: dict[Future[Tally], list[int]] = {}
         try:
             while True:
-                running |= {pool.submit(run_some, chunk): chunk for chunk in islice(chunks, jobs + 1 - len(running))}
+                with _signals_held_back():  # whoever is started here never sees Ctrl-C
+                    running |= {pool.submit(run_some, some): some for some in islice(chunks, jobs + 1 - len(running))}
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                yield from [_result(one, running.pop(one)) for one in done]
+                good = [one for one in done if one.exception() is None]
+                yield from [one.result() for one in good if running.pop(one)]
+                for one in done.difference(good):
+                    one.result()
+        except BrokenProcessPool as error:
+            yield from [one.result() for one in running if one.done() and one.exception() is None]
+            raise Died(_gone([some for one, some in running.items() if not one.done() or one.exception()])) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            ends.set()
+            _shut_down(pool)
 
 
-def _result(one: Future[Tally], chunk: list[int]) -> Tally:
+def _gone(chunks: list[list[int]]) -> str:
+    which = ", ".join(f"{some[0]} to {some[-1]}" for some in sorted(chunks))
+    return f"A process died while these seeds were run: {which}." if which else "A process died."
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What comes meanwhile is heard at the end. Processes and threads that begin meanwhile hear nothing at all."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        return one.result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(f"A process died while seeds {chunk[0]} to {chunk[-1]} were run.") from error
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _shut_down(pool: ProcessPoolExecutor) -> None:
+    """Each process ends after its present seed; at once, where somebody has no patience."""
+    try:
+        pool.shutdown(cancel_futures=True)
+    except KeyboardInterrupt:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
 
 
 def cores() -> int:
@@ -132,22 +175,36 @@ def _chunks(seeds: Iterable[int]) -> Iterator[list[int]]:
         yield chunk
 
 
-_simulators: list[Simulator] = []
+_mine: list[tuple[Simulator, Event]] = []
 
 
-def _begin() -> None:
-    """In each process. Ctrl-C is for the one that waits for them."""
+def _begin(folder: Path, ends: Event) -> None:
+    """In each process. Ctrl-C is for the one that waits for them; without that one there is nothing to do."""
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     warnings.simplefilter("ignore")
-    _simulators.append(Simulator())
+    _mine.append((Simulator(folder), ends))
+
+
+def _end_with_parent(folder: Path) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
 
 
 def run_some(seeds: list[int]) -> Tally:
     """In one of the processes."""
     since = time.process_time()
     tally = Tally()
+    simulator, ends = _mine[0]
     for seed in seeds:
-        tally = tally.plus(_tally(run_case(_simulators[0], Case(seed))))
+        if ends.is_set():
+            break
+        tally = tally.plus(_tally(run_case(simulator, Case(seed))))
     return tally._replace(cpu_s=time.process_time() - since)
 
 
@@ -172,14 +229,20 @@ def told_first(failures: Collection[Failure], most: int = 3) -> list[Failure]:
     return list(first.values())[:most]
 
 
-def explain(simulator: Simulator, seed: int, *, shrinks: bool = True, seconds: float = shrink.MOST_S) -> str:
-    """A seed that fails, as a person reads it: the sentence, the shortest history, the command that shows it again."""
+def explain(
+    simulator: Simulator, seed: int, *, shrinks: bool = True, seconds: float = shrink.MOST_S,
+    is_over: Callable[[], bool] = lambda: False,
+) -> str:  # fmt: skip
+    """A seed that fails, as a person reads it: the sentence, the shortest history, the command that shows it again.
+
+    `is_over`: whether to look no further for a shorter one.
+    """
     whole = run_case(simulator, Case(seed))
     if whole.wrong is None:
         return f"Seed {seed} does not fail any more."
     case, found = Case(seed), "It was not shortened."
-    if shrinks:
-        case, found = _shortened(simulator, whole, whole.wrong, seconds)
+    if shrinks:  # Ctrl-C ends that, and what it has found is told
+        case, found = _shortened(simulator, whole, whole.wrong, seconds, is_over)
     outcome = run_case(simulator, case, traced=True)
     lines = transcript.readable(outcome.history, most=transcript.SHOWN)
     again = f"Show it again, whole:\n  {case.command}"
@@ -192,10 +255,14 @@ def _sentence_of(outcome: Outcome, whole: Outcome) -> Iterator[str]:
     yield ""
 
 
-def _shortened(simulator: Simulator, whole: Outcome, wrong: str, seconds: float) -> tuple[Case, str]:
+def _shortened(
+    simulator: Simulator, whole: Outcome, wrong: str, seconds: float, is_over: Callable[[], bool]
+) -> tuple[Case, str]:
     seed, kind = whole.seed, shrink.kind_of(wrong)
 
     def fails(only: Collection[Happened], at_most: int) -> bool:
+        if is_over():
+            raise KeyboardInterrupt  # it was lost where nothing can be raised
         outcome = run_case(simulator, Case(seed, tuple(only), at_most))
         return outcome.wrong is not None and shrink.kind_of(outcome.wrong) == kind
 

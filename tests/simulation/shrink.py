@@ -45,10 +45,10 @@ def shortest(
 ) -> Shortest:  # fmt: skip
     """From a history that fails, with these events and batches of at most so many tasks. Every result of it fails.
 
-    Ends after so many runs or seconds with the best one until then.
+    Ends after so many runs or seconds, or with Ctrl-C, with the best one until then.
     """
     search = _Search(tuple(events), tasks, fails, runs, clock, clock() + seconds)
-    with suppress(_Spent):
+    with suppress(_Spent, KeyboardInterrupt):
         search.fewer_tasks()
         search.fewer_events()
         search.fewer_tasks()  # what stood in the way of a smaller batch may be gone

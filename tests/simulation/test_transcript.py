@@ -1,6 +1,7 @@
 """What is shown of a history."""
 
 from tests.simulation import transcript
+from tests.simulation.command import COMMAND
 from tests.simulation.runs import Case
 from tests.simulation.transcript import Frame, line, readable
 
@@ -44,5 +45,5 @@ def test_a_frame_that_is_none_of_ours_is_shown_by_its_size() -> None:
 
 def test_the_command_of_a_case() -> None:
     """Shows exactly that history again."""
-    assert Case(7).command == "python -m tests.simulation --seed 7"
-    assert Case(7, (), 2).command == "python -m tests.simulation --seed 7 --at-most 2 --only none"
+    assert Case(7).command == f"{COMMAND} --seed 7"
+    assert Case(7, (), 2).command == f"{COMMAND} --seed 7 --at-most 2 --only none"

@@ -136,9 +136,7 @@ class Simulator:
         self.writer.forget_all()
         with _uncollected(), phases.known():
             try:  # neither of the two gets a name here: the chance knows the world too
-                return World(
-                    self, Chance(seed, without=without, only=only), at_most=at_most, traced=traced
-                ).outcome()
+                return World(self, Chance(seed, without=without, only=only), at_most=at_most, traced=traced).outcome()
             except BaseException as error:
                 _forget_frames(error)
                 raise

@@ -163,6 +163,7 @@ class Operators:
 
     async def _insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
         """As a client does: again while nobody answers."""
+        self._world.trace(what, "is sent")
         for _ in range(60):
             status, told = await self._world.front.operate(act)
             self._world.trace(what, "→", status, told.get("code", "") if isinstance(told, dict) else "")
@@ -218,6 +219,7 @@ class Operators:
     async def _command(self, kind: str, job_id: str) -> None:
         book = self._world.checker.books.get(job_id)
         if book is None:
+            self._world.trace(kind, job_id, "is not sent: there is no such batch yet")
             return
         run = book.job.run
         request: dict[str, Any] = {

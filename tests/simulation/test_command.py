@@ -24,15 +24,17 @@ MODULE = [sys.executable, "-m", "tests.simulation"]
 SOON_S = 30.0
 
 FAILS = """
+import time
 from tests.simulation import command, world
 whole = world.Simulator.run
 def wrong(self, seed, **how):
     outcome = whole(self, seed, **how)
+    time.sleep(0.1)
     return outcome._replace(wrong="4: something" if len(outcome.happened) > 2 else None)
 world.Simulator.run = wrong
 command.main()
 """
-"""The command, where each history of three events is wrong."""
+"""The command, where each history of three events is wrong, and a run takes its time."""
 
 
 @pytest.fixture
@@ -105,7 +107,8 @@ def test_nothing_outlives_the_command(memory: dict[str, str], number: signal.Sig
         folders = _works(memory["ARKE_TEST"])
         process.send_signal(number)
         said, errors = process.communicate(timeout=SOON_S)
-    assert (process.returncode, errors) == (code, "")
+    assert process.returncode == code
+    assert errors == "" or number is signal.SIGKILL  # of semaphores that were not given back, by who has done it
     assert ("seeds fail." in said) is (number is not signal.SIGKILL)
     assert _is_gone(memory["ARKE_TEST"])
     assert not [folder for folder in folders if folder.exists()]
@@ -157,6 +160,7 @@ def test_ctrl_c_ends_the_search_with_what_it_has_found() -> None:
         assert process.stdout is not None
         while not process.stdout.readline().startswith("Looking for"):
             pass
+        time.sleep(1.5)
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=SOON_S)
     assert (process.returncode, errors) == (130, "")

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from actors.rules.model import Job, Machine, Task
+from actors.rules.states import JobState
 from actors.store.commit import Commit
 
 SHOWN: Final = 150
@@ -16,8 +18,14 @@ REMEMBERED: Final = 3
 QUIET: Final = ("read", "ping", "forget_machines")
 WHO: Final = slice(11, 26)
 """Where in a line the name of the process stands."""
+KEPT: Final = ("✗", "activate ", "admit ", "WRONG:")
+"""How lines begin that no story can be told without."""
+ALARM: Final = "its alarm alone"
 
 _decode_commit = msgspec.msgpack.Decoder(Commit).decode
+_decode_activation = msgspec.msgpack.Decoder(tuple[Job, msgspec.Raw]).decode
+_decode_job_and_whether = msgspec.msgpack.Decoder(tuple[Job, bool]).decode
+_decode_job = msgspec.msgpack.Decoder(Job).decode
 _decode_machines = msgspec.msgpack.Decoder(list[Machine]).decode
 
 
@@ -30,21 +38,44 @@ def line(now_s: float, who: str, words: Iterable[object]) -> str:
 
 
 def readable(history: Sequence[str], *, most: int | None = None) -> list[str]:
-    """Without repetitions; with `most`, only its begin and its end, which is where it goes wrong."""
+    """Without repetitions; with `most`, only its begin and its end, which is where it goes wrong, and of what is
+    between them the faults and who took over what."""
     folded = list(_folded(history))
     if most is None or len(folded) <= most:
         return folded
-    left_out = len(folded) - most
-    return [*folded[:HEAD], f"           … {left_out} lines are left out", *folded[HEAD + left_out :]]
+    after = len(folded) - most + HEAD
+    return [*folded[:HEAD], *_thinned(folded[HEAD:after]), *folded[after:]]
+
+
+def _thinned(lines: Iterable[str]) -> Iterator[str]:
+    left_out = 0
+    for one in lines:
+        if one[WHO.stop + 1 :].startswith(KEPT):
+            yield from _left_out(left_out)
+            left_out = 0
+            yield one
+        else:
+            left_out += 1
+    yield from _left_out(left_out)
+
+
+def _left_out(lines: int) -> Iterator[str]:
+    if lines:
+        yield f"{'':<{WHO.start}}… {lines} line{'s are' if lines > 1 else ' is'} left out"
 
 
 def _folded(history: Iterable[str]) -> Iterator[str]:
-    """What a process has logged as one of its last few lines is not said again, only counted."""
+    """What a process has logged as one of its last few lines is not said again, only counted; nor are its commits that
+    have moved an alarm."""
     said: dict[str, list[str]] = {}
     again: list[str] = []
     for one in history:
         who, what = one[WHO], one[WHO.stop + 1 :]
-        own = said.setdefault(who, []) if what.startswith("[") else []
+        if ALARM in what:
+            what = what.partition(" e")[0]  # whichever commit it was
+            own = said.setdefault(who, [])
+        else:
+            own = said.setdefault(who, []) if what.startswith("[") else []
         if what in own:
             again.append(one)
             continue
@@ -74,42 +105,99 @@ def writes(
     machines: Mapping[str, Machine],
 ) -> Iterator[str]:
     """A line or more for each request of a transaction, compared with what was there before."""
+    jobs = {job_id: book.job for job_id, book in books.items()}
     for request, answer in zip(requests, answers, strict=True):
         op = request["op"]
         refused = f"REFUSED: {type(answer).__name__}" if isinstance(answer, BaseException) else ""
         if op == "commit":
             commit = _decode_commit(request["commit"])
-            book = books.get(commit.job.id)
-            yield f"{_job(commit, book.job if book else None)} {refused}".rstrip()
+            old = jobs.get(commit.job.id)
+            yield f"{_job(commit, old)} {refused}".rstrip()
             if not refused:
-                yield from _tasks(commit, book.rows if book else {})
+                yield from _tasks(commit, books[commit.job.id].rows if commit.job.id in books else {})
+                placement = None if commit.rerun or old is None else old.placement
+                jobs[commit.job.id] = replace(commit.job, placement=placement)
         elif op == "commit_machines":
             changed = list(_machines(_decode_machines(request["machines"]), machines))
             if changed or refused:
                 yield f"commit machines e{request['epoch']}.{request['seq']}: {', '.join(changed)} {refused}".rstrip()
-        elif refused or op not in QUIET:
-            yield f"{_operation(request, answer, books)} {refused}".rstrip()
+        elif refused:
+            yield f"{op} {_about(request)} {refused}"
+        elif op not in QUIET:
+            yield _operation(request, answer, jobs)
 
 
-def _operation(request: dict[str, Any], answer: Any, books: Mapping[str, Any]) -> str:
-    op, job_id = request["op"], request.get("job_id")
+def _about(request: dict[str, Any]) -> str:
+    """The job, or who else it is about."""
+    if "job" in request:
+        return _decode_job(request["job"]).id
+    return str(request.get("job_id") or request.get("name", ""))
+
+
+def _operation(request: dict[str, Any], answer: Any, jobs: dict[str, Job]) -> str:
+    """What it has led to. `jobs` are as they were before, and then as they are."""
+    op, about = request["op"], _about(request)
     if op == "activate_singleton":
-        return f"activate {request['name']}: epoch {answer}"
-    if op == "activate" and job_id is not None and job_id in books:
-        return f"activate {job_id}: epoch {books[job_id].job.epoch + 1}"
-    if job_id is None and "job" in request:
-        job_id = msgspec.msgpack.decode(request["job"], type=Job).id
-    return f"{op} {job_id or request.get('name', '')}"
+        return f"activate {about}: epoch {answer}"
+    old = jobs.get(about)
+    if op == "activate":
+        jobs[about] = _decode_activation(answer)[0]
+        return f"activate {about}: epoch {jobs[about].epoch}"
+    if op == "recreate":
+        new = jobs[about] = _decode_job_and_whether(answer)[0]
+        is_same = old is not None and old.run == new.run
+        return f"recreate {about}: {'its intake goes on, ' if is_same else ''}run {new.run}, epoch {new.epoch}"
+    if op == "create" and old is None:
+        jobs[about] = _decode_job(request["job"])
+    elif op == "queue" and old is not None:
+        return f"queue {about}: {_queued(request, old, jobs)}"
+    elif op == "admit" and old is not None:
+        return f"admit {about}: {_admitted(answer, old, jobs)}"
+    return f"{op} {about}".rstrip()
+
+
+def _queued(request: dict[str, Any], old: Job, jobs: dict[str, Job]) -> str:
+    if old.state is not JobState.RECEIVING:
+        return "it was already"
+    new = _decode_job(request["job"])
+    jobs[old.id] = replace(new, epoch=old.epoch + 1, seq=0, placement=old.placement)
+    return f"epoch {old.epoch + 1}"
+
+
+def _admitted(place: str | None, old: Job, jobs: dict[str, Job]) -> str:
+    if place is None:
+        return "no slot is free"
+    if old.placement is not None:
+        return f"{place} as before"
+    jobs[old.id] = replace(old, epoch=old.epoch + 1, seq=0, placement=place)
+    return f"epoch {old.epoch + 1}, {place}"
 
 
 def _job(commit: Commit, old: Job | None) -> str:
     new = commit.job
-    changes = [] if old is None else list(_job_changes(old, new))
+    title = f"commit {new.id} e{new.epoch}.{new.seq}"
     alarm = f"alarm in {(new.alarm_at - new.updated_at) / 1000:.1f} s" if new.alarm_at is not None else "no alarm"
-    return (
-        f"commit {new.id} e{new.epoch}.{new.seq}: {', '.join([*changes, alarm])}; {new.tasks_completed} done, "
-        f"{new.tasks_failed} failed, {new.tasks_in_flight} in flight of {new.tasks_total}"
-    )
+    if old is not None and not commit.tasks and _differs_by_alarm(old, new):
+        return f"{title}: {ALARM}, {alarm.removeprefix('alarm ')}"
+    changes = [] if old is None else list(_job_changes(old, new))
+    counts = (
+        ("done", "tasks_completed"), ("failed", "tasks_failed"), ("in flight", "tasks_in_flight"),
+        ("of", "tasks_total"),
+    )  # fmt: skip
+    counted = ", ".join(_count(name, getattr(old or new, field), getattr(new, field)) for name, field in counts)
+    return f"{title}: {', '.join([*changes, alarm])}; {counted.replace(', of', ' of')}"
+
+
+def _count(name: str, before: int, after: int) -> str:
+    return f"{name} {after}" if before == after else f"{name} {before} → {after}"
+
+
+def _differs_by_alarm(old: Job, new: Job) -> bool:
+    """And is not the same commit again."""
+    if (old.epoch, old.seq) == (new.epoch, new.seq):
+        return False
+    as_before = {"seq": old.seq, "epoch": old.epoch, "alarm_at": old.alarm_at, "updated_at": old.updated_at}
+    return bool(replace(new, placement=old.placement, **as_before) == old)
 
 
 def _job_changes(old: Job, new: Job) -> Iterator[str]:

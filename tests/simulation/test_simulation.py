@@ -90,9 +90,14 @@ def test_a_history_can_be_told_by_its_events(simulator: Simulator) -> None:
 
 def test_a_batch_can_be_made_smaller(simulator: Simulator) -> None:
     """The rest of the plan stays."""
-    outcome = simulator.run(15, only=(), at_most=3)
-    assert outcome.tasks == 3
-    assert outcome.wrong is None
+    are_smaller = 0
+    for seed in range(20):
+        whole, smaller = (simulator.run(seed, only=(), at_most=most) for most in (None, 3))
+        batches = simulator.run(seed, only=(), at_most=1).tasks
+        assert batches <= smaller.tasks <= min(whole.tasks, 3 * batches)
+        assert smaller.wrong is None
+        are_smaller += smaller.tasks < whole.tasks
+    assert are_smaller > 5
 
 
 def test_a_failure_is_told_with_its_shortest_history_and_its_command(
@@ -107,7 +112,13 @@ def test_a_failure_is_told_with_its_shortest_history_and_its_command(
         return outcome._replace(wrong="4: something" if is_wrong else None)
 
     monkeypatch.setattr(Simulator, "run", wrong)
-    seed = next(seed for seed in count() if runs.run_case(simulator, Case(seed)).wrong)
+    seed = next(
+        seed
+        for seed in count()
+        if (fails := runs.run_case(simulator, Case(seed))).wrong
+        and whole(simulator, seed, at_most=1).tasks == 1  # of several batches two could be left
+        and len(fails.happened) > 2
+    )
     told = runs.explain(simulator, seed)
     assert f"Seed {seed} fails. 4: something" in told
     assert 'Shortest history that breaks "4"' in told

@@ -72,6 +72,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self.is_loading = True
 
     def listen(self) -> None:
         """From now on."""
@@ -84,7 +85,21 @@ class Stop:
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         self.code = 128 + number
+        if (
+            self.is_loading
+        ):  # nothing is there yet that had to be removed, and not every import lets an exception through
+            os._exit(self.code)
+        sys.unraisablehook = lambda _: None  # where it cannot be raised, `was_heard` is asked
         raise KeyboardInterrupt
+
+    def loaded(self) -> None:
+        """From now on there is something to remove."""
+        self.is_loading = False
+
+    def listen_no_more(self) -> None:
+        """All is told, and the process is about to end."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def main() -> None:
@@ -102,6 +117,7 @@ def main() -> None:
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
+    stop.listen_no_more()
     sys.exit(code if stop.code is None else stop.code)
 
 
@@ -187,6 +203,7 @@ def _one(arguments: argparse.Namespace, stop: Stop) -> int:
     from tests.simulation import runs, transcript
     from tests.simulation.world import Simulator
 
+    stop.loaded()
     with closing(Simulator()) as simulator:
         case = runs.Case(arguments.seed, arguments.only, arguments.at_most)
         outcome = runs.run_case(simulator, case, traced=True)
@@ -214,6 +231,7 @@ def end_of(outcome: "Outcome", wanted: tuple[Happened, ...] = ()) -> str:
 def _many(arguments: argparse.Namespace, stop: Stop) -> int:
     from tests.simulation import runs
 
+    stop.loaded()
     since, tally, progress, died = time.monotonic(), runs.Tally(), Progress(), ""
     jobs = arguments.jobs or runs.cores()
     try:

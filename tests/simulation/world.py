@@ -175,6 +175,9 @@ def _uncollected() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         yield
+    except KeyboardInterrupt:  # it may have kept something alive, and whoever ends a process hears no complaints
+        hook = sys.unraisablehook
+        raise
     finally:
         while gc.collect():  # a coroutine that is closed may refer once more to what was about to go
             pass

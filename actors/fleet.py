@@ -655,7 +655,7 @@ class Fleet:
         if not versions:
             return
         over = versions.keys() - await self._store.open_jobs(sorted(versions))
-        for job in over & self._demands.keys():
+        for job in sorted(over & self._demands.keys()):
             if self._demands[job].version == versions[job]:
                 del self._demands[job]
 
@@ -676,7 +676,7 @@ class Fleet:
     def _at_work(self) -> dict[str, list[str]]:
         """The jobs that each machine may work for; without the machines that ask for work at this moment."""
         asking = {machine for machine, _ in self._polls}
-        return {machine: self._jobs_of.get(machine, []) for machine in self._rows.keys() - asking}
+        return {machine: self._jobs_of.get(machine, []) for machine in self._rows if machine not in asking}
 
     async def _compare(self, watched: list[Machine], statuses: list[MachineStatus]) -> None:
         by_id = {status.provider_id: status for status in statuses}
@@ -740,7 +740,15 @@ class Fleet:
         of its heir. Raises Fenced.
         """
         while (asked_at := _time_s()) - self._valid_at > EPOCH_TRUST_MS / 1000:  # again where the answer took as long
-            if await self._store.singleton_epoch(SINGLETON) != self._epoch:
+            try:
+                newest = await self._store.singleton_epoch(SINGLETON)
+            except (Unavailable, OSError) as failure:
+                if self.stopped.is_set():
+                    raise Fenced from failure
+                telemetry.warning("fleet.store_away", why=failure)
+                await self._wait(asyncio.Event(), COMMIT_PAUSE_MS)
+                continue
+            if newest != self._epoch:
                 raise Fenced
             self._valid_at = asked_at
 

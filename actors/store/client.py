@@ -314,8 +314,9 @@ class PatientWriteSide:
         deadline = time_s() + self._patience_s
         while True:
             try:
-                return await self._owner.call(request)
-            except ConnectionError as error:
+                async with asyncio.timeout(deadline - time_s()):  # a store that is stopped answers nothing, and lives
+                    return await self._owner.call(request)
+            except (ConnectionError, TimeoutError) as error:
                 if time_s() + PAUSE_S > deadline:
                     raise Unavailable("The store is being started again.", retry_after_s=1) from error
             await asyncio.sleep(PAUSE_S)

@@ -118,6 +118,7 @@ class Checker:
         self._seen_alone: dict[tuple[int, str], tuple[float, int]] = {}  # since, and how often
         self._acknowledged: set[tuple[str, int, str]] = set()  # job, run, task
         self.acknowledged_jobs: set[str] = set()
+        self._sizes: dict[tuple[str, int], int] = {}  # by the job and when it was created, perhaps again
         self.delivered: dict[str, bytes] = {}  # by key
         self.accepted: set[str] = set()
         self._overtaken: dict[Process, float] = {}
@@ -217,7 +218,15 @@ class Checker:
         if task.status is TaskStatus.PROCESSING and (task.deadline_at is None or task.machine is None):
             self.wrong(f"5: {task.task_id} is in flight without a deadline or a machine")
         if task.status is TaskStatus.PENDING and task.run == old.run and task.tries < old.tries:
-            self._forgiven.add(Assignment(task.task_id, task.run, old.attempt))
+            key = Assignment(task.task_id, task.run, old.attempt)
+            if self._costs_nothing(book.job.id, key, old.machine):
+                self._forgiven.add(key)
+
+    def _costs_nothing(self, job_id: str, key: Assignment, machine: str | None) -> bool:
+        """Its worker has given it back or never begun; or its provider has said that there is no such machine."""
+        found = self._runs_at.get(machine or "")
+        is_denied = found is not None and (found.is_late or (found.has_exited and found.code is None))
+        return key not in self._started or is_denied or (job_id, "released", key) in self._reported
 
     def _has_succeeded(self, job_id: str, task: Task) -> bool:
         return any(
@@ -235,7 +244,8 @@ class Checker:
         row = self.machines.get(old.machine or "")
         if row is None or row.state is not MachineState.RUNNING or old.machine not in self._runs_at:
             return
-        if (old.deadline_at or 0) > job.updated_at and not self._runs_at[old.machine].has_exited:
+        machine = self._runs_at[old.machine]
+        if (old.deadline_at or 0) > job.updated_at and not machine.has_exited and not machine.is_late:
             self.wrong(f"4: attempt {old.attempt} of {old.task_id} was given up for nothing: {new.error}")
 
     def _note_assignment(self, task: Task) -> None:
@@ -285,6 +295,9 @@ class Checker:
             if row.state is MachineState.GONE:
                 self._check_told(row)
                 self._begin_to_miss(row)
+                machine = self._runs_at.get(row.id)
+                if machine is not None and not machine.has_exited and not machine.is_late:
+                    self.wrong(f"3: {row.id} is written as gone, and runs")
 
     def _begin_to_miss(self, row: Machine) -> None:
         """From when the fleet has written it last: until it has the answer it holds the machine for its own."""
@@ -336,9 +349,11 @@ class Checker:
         for env in envs:
             self._check_given(env)
 
-    def creation_answered(self, job_id: str) -> None:
-        """202 or 200: the batch is there."""
+    def creation_answered(self, job: Job, files: int) -> None:
+        """202 or 200: the batch is there, and will have so many files."""
+        job_id = job.id
         self.acknowledged_jobs.add(job_id)
+        self._sizes[(job_id, job.created_at)] = files
         if job_id not in self.books:
             self.wrong(f"1: the creation of {job_id} was acknowledged, and it is not written")
 
@@ -461,6 +476,9 @@ class Checker:
         self.check_whole(job_id)
         if job.state not in TERMINAL_JOBS:
             self.wrong(f"5: {job_id} is still {job.state}")
+        files = self._sizes.get((job_id, job.created_at), job.files_total)
+        if job.queued_at is not None and job.files_total != files:
+            self.wrong(f"1: {job_id} was created with {files} files and has {job.files_total}")
         for of_job, run, task_id in sorted(self._acknowledged):
             task = book.rows.get(task_id)
             if of_job != job_id or task is None or not run == job.run == task.run:

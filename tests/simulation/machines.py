@@ -50,8 +50,9 @@ class Watcher(Protocol):
 class SimMachine:
     """One machine: a process, and what its provider says of it."""
 
-    def __init__(self, loop: VirtualLoop, spec: MachineSpec, number: int) -> None:
-        self.spec, self.provider_id = spec, f"p-{number}"
+    def __init__(self, loop: VirtualLoop, spec: MachineSpec, number: int, *, is_late: bool) -> None:
+        """`is_late`: whoever has asked for it may have been told since that there is no such machine."""
+        self.spec, self.provider_id, self.is_late = spec, f"p-{number}", is_late
         self.process = Process(loop, spec.env["MACHINE_NAME"])
         self.code: int | None = None
         self.has_exited = False
@@ -165,9 +166,9 @@ class SimProvider:
         found = self.machines.get(which)
         return found or next((one for one in self.machines.values() if one.provider_id == which), None)
 
-    def _make(self, spec: MachineSpec, *, boots: bool = True) -> SimMachine:
+    def _make(self, spec: MachineSpec, *, boots: bool = True, is_late: bool = False) -> SimMachine:
         self._made += 1
-        machine = SimMachine(self._loop, spec, self._made)
+        machine = SimMachine(self._loop, spec, self._made, is_late=is_late)
         self.machines[spec.name] = machine
         self._watcher.made(machine)
         self._trace("is made as", machine.provider_id, spec.name, who=machine.process.name)
@@ -182,7 +183,7 @@ class SimProvider:
     def _make_late(self, spec: MachineSpec) -> None:
         """Nobody waits for it any more; half of what comes so late is no good."""
         self._trace("made late:", spec.name)
-        self._make(spec, boots=self._times.random() < 0.5)
+        self._make(spec, boots=self._times.random() < 0.5, is_late=True)
 
     def _vanish(self, machine: SimMachine) -> None:
         if self.machines.get(machine.spec.name) is machine:

@@ -98,6 +98,7 @@ class Operators:
         self._plan = world.plan
         self.tasks = 0
         self._bodies: dict[str, dict[str, Any]] = {}
+        self._sizes: dict[str, int] = {}
 
     async def work(self) -> None:
         """All that is planned. Returns when the last of it is done and the batches have ended, or time is up."""
@@ -148,18 +149,20 @@ class Operators:
             body = {"r2_prefix": f"{job_id}/"}
         if self._plan.random() < 0.2:
             body["phases"] = ["TIFF_CONVERSION", "NOTED"]
-        self._bodies[job_id] = body | {"batch_id": job_id}
+        self._bodies[job_id], self._sizes[job_id] = body | {"batch_id": job_id}, size
         await self._post(job_id)
 
     async def _post(self, job_id: str) -> None:
         raw = json.dumps(self._bodies[job_id]).encode()
-        status, _ = await self._insist(lambda engine: engine.create(raw, None), f"create {job_id}")
+        status, told = await self._insist(lambda engine: engine.create(raw, None), f"create {job_id}")
         if status == 200:
-            self._world.checker.creation_answered(job_id)
+            self._world.checker.creation_answered(told[0], self._sizes[job_id])
 
     async def _create_other(self, job_id: str) -> None:
         raw = json.dumps({"batch_id": job_id, "files": [{"r2_key": "other.tif", "file_size": 1}]}).encode()
-        await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
+        status, told = await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
+        if status == 200:
+            self._world.checker.creation_answered(told[0], 1)
 
     async def _insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
         """As a client does: again while nobody answers."""

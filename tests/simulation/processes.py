@@ -89,7 +89,7 @@ class Service:
         self.actors: dict[str, Actor] = {}
         self.fronts: dict[str, assembly.Engine] = {}
         self._started: Counter[str] = Counter()
-        self._fleets: list[Process] = []
+        self._fleets: dict[Process, int] = {}  # by epoch
         self._writer, self._path = writer, path
         self._provider, self._objects, self._channel, self._trace = provider, objects, channel, trace
         self._activated, self._overtaken = activated, overtaken
@@ -233,9 +233,10 @@ class Service:
             rng=self.chance.stream("fleet"), tick_ms=int(TICK_MS * self._slow), sweep_ms=SWEEP_MS,
         )  # fmt: skip
         await assembly.patiently(fleet.start)
-        self._fleets.append(actor.process)
-        for former in self._fleets[:-1]:
-            self._overtaken(former)
+        self._fleets[actor.process] = fleet._epoch  # the one that is ready last need not be the newest
+        for process, epoch in self._fleets.items():
+            if epoch < max(self._fleets.values()):
+                self._overtaken(process)
         self._listen(actor, fleet.handle)
 
         async def end_with() -> None:

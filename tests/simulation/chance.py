@@ -72,7 +72,7 @@ FAULTS: Final[dict[str, float]] = {
     "host.dies_before": 0.05,  # the final callback
     "host.dies_after": 0.05,
 }
-"""The highest rate of each. A seed draws which of them it has at all, and how often."""
+"""The highest rate of each in a usual run. A seed draws which of them it has at all, and how often."""
 
 
 class Chance:

@@ -70,6 +70,11 @@ class Host:
         )
         self._active: dict[str, asyncio.Task[Durable]] = {}
         self._loops: set[asyncio.Task[None]] = set()
+        self._is_leaving = False
+
+    def leave(self) -> None:
+        """Begin nothing more: the process is about to end. Whoever asks is told to ask again, and finds another."""
+        self._is_leaving = True
 
     @property
     def idle(self) -> bool:
@@ -78,6 +83,8 @@ class Host:
 
     async def handle(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
         """Answer a list of requests in its order; one that is bad fails alone. The handler of `actors.wire`."""
+        if self._is_leaving:
+            raise Unavailable(retry_after_s=1)
         running = [self._running(request) for request in requests]
         begun = [
             asyncio.ensure_future(self._one(request)) if durable is None else _submitted(durable, request)
@@ -162,7 +169,7 @@ class Host:
             active = self._active.get(durable.job_id)
             if active is not None and active.done() and not active.exception() and active.result() is durable:
                 del self._active[durable.job_id]
-            if not self._active and self._on_idle is not None:
+            if self.idle and self._on_idle is not None:
                 self._on_idle()
 
     async def _takes_in(self, job_id: str) -> bool:

@@ -13,6 +13,7 @@ import ray
 from actors import assembly, telemetry, wire
 from actors.clock import Clock
 from actors.directory import Directory
+from actors.errors import Unavailable
 from actors.machines import open_provider
 from actors.settings import Settings
 from actors.store import Store
@@ -29,10 +30,16 @@ OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-def make_ensure(settings: Settings) -> Any:
-    """What `Directory` needs to bring an actor up: create it under its name, or wait for its restart."""
+def make_ensure(settings: Settings, me: str | None = None) -> Any:
+    """What `Directory` needs to bring an actor up: create it under its name, or wait for its restart.
+
+    `me` is the actor that asks. It does not ask itself: Ray lets an actor end only when all that it has asked for is
+    done, and one that is ending answers nothing.
+    """
 
     async def ensure(name: str) -> None:
+        if name == me:
+            raise Unavailable(retry_after_s=1)
         actor = SHELLS[name.split(":")[0]].options(name=name, **OPTIONS).remote(name, settings)
         await asyncio.wait_for(actor.ready.remote(), READY_TIMEOUT_S)
 
@@ -82,7 +89,7 @@ class Shell:
 
     def _connect(self, *, reads_file: bool = True) -> tuple[Store, Directory]:
         opened = assembly.store(self.settings, reads_file=reads_file)
-        return opened, assembly.directory(self.settings, opened, make_ensure(self.settings))
+        return opened, assembly.directory(self.settings, opened, make_ensure(self.settings, self.name))
 
 
 @ray.remote
@@ -105,6 +112,7 @@ class HostActor(Shell):
         opened, way = self._connect(reads_file=False)
         own = self.name.startswith("batch:")
         host = assembly.host(self.name, self.settings, opened, way, Clock(), self._leave if own else None)
+        self._host = host
         await self._listen(host.handle)
         if own:
             self._watcher = asyncio.get_running_loop().create_task(assembly.leave_when_idle(host, self._leave))
@@ -113,6 +121,7 @@ class HostActor(Shell):
         me = ray.get_runtime_context().current_actor
 
         async def leave() -> None:
+            self._host.leave()
             if self._server is not None:
                 self._server.close()
             me.stop.remote()

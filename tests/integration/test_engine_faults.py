@@ -548,3 +548,23 @@ async def test_an_answer_that_was_on_its_way_for_long_proves_nothing(
     await asyncio.sleep(0.05)  # that nothing happens has no event
     assert (await world.job()).state is JobState.RUNNING
     assert world.fleet.demands == []
+
+
+async def test_a_process_that_reads_a_prefix_does_not_leave_and_one_that_leaves_begins_nothing(world: World) -> None:
+    """A batch that was reset and created again reads its prefix where its former run was, and the loop of that run
+    ends meanwhile. A process that has begun to leave takes no request any more: its caller finds another.
+    """
+    left: list[bool] = []
+    host = world.host(on_idle=lambda: left.append(host.idle))
+    await world.running(1, host)
+    reading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert host._readers is not None
+    host._readers._reading["another"] = reading
+    await one(host, {"op": "cancel", "job": "b", "reason": "no"})
+    async with asyncio.timeout(MANY_S):
+        await asyncio.gather(*host._loops)
+    assert host._active == {}
+    assert left == []
+    host.leave()
+    with pytest.raises(Unavailable):
+        await one(host, {"op": "activate", "job": "b"})

@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
+@contextmanager
+def as_it_was() -> Iterator[None]:
+    """Afterwards the log is heard by whoever did before."""
+    log = logging.getLogger("arke")
+    former = log.level, log.propagate, log.handlers
+    try:
+        yield
+    finally:
+        log.setLevel(former[0])
+        log.propagate, log.handlers = former[1:]
+
+
 class Log(logging.Handler):
     """The engine's log becomes a part of the history, and a fault in it is a violation: it is for bugs alone."""
 
@@ -23,14 +35,12 @@ class Log(logging.Handler):
     def listening(self) -> Iterator[None]:
         """Hear what is logged, instead of whoever else does."""
         log = logging.getLogger("arke")
-        former = log.level
         log.setLevel(self.level)
         log.propagate, log.handlers = False, [self]
         try:
             yield
         finally:
             log.handlers = [logging.NullHandler()]  # what is finalised after the end of a run has nothing to say
-            log.setLevel(former)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called by logging."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors import assembly, wire
 from actors.channels.final_callback import FinalCallback
 from actors.directory import Directory
+from actors.host import Host
 from actors.rules.model import Job, Task
 from actors.settings import Settings
 from actors.store import Store
@@ -205,12 +206,12 @@ class Service:
         own = actor.name.startswith("batch:")
         host = assembly.host(
             actor.name, self.settings, opened, way, self.clock.of_process(),
-            (lambda: self._leave_soon(actor)) if own else None,
+            (lambda: self._leave_soon(actor, host)) if own else None,
             kept=self._objects, channel=self._channel(opened), rng=self.chance.stream("rules"),
         )  # fmt: skip
         self._listen(actor, host.handle)
         if own:
-            actor.process.begin(assembly.leave_when_idle(host, lambda: self._leave_soon(actor)))
+            actor.process.begin(assembly.leave_when_idle(host, lambda: self._leave_soon(actor, host)))
 
     def _watch_activations(self, process: Process, opened: Store) -> None:
         activate = opened.activate
@@ -222,7 +223,8 @@ class Service:
 
         opened.activate = watched  # type: ignore[method-assign]
 
-    def _leave_soon(self, actor: Actor) -> None:
+    def _leave_soon(self, actor: Actor, host: Host) -> None:
+        host.leave()
         self.network.stop_listening(actor.process, self._socket(actor.name))
         self.loop.outside(0.01, self.leave, actor)
 

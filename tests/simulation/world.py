@@ -26,7 +26,7 @@ from tests.simulation import phases, transcript
 from tests.simulation.chance import Chance, Happened
 from tests.simulation.checker import Checker
 from tests.simulation.front import Front
-from tests.simulation.log import Log
+from tests.simulation.log import Log, as_it_was
 from tests.simulation.loop import GoesRound, SleepsForever, VirtualLoop, current
 from tests.simulation.machines import SimProvider
 from tests.simulation.outside import Operators, Receiver, SimObjects
@@ -134,7 +134,7 @@ class Simulator:
         `without`, `only`: which events may happen; `at_most`: tasks of a batch, where the seed wants more.
         """
         self.writer.forget_all()
-        with _uncollected(), phases.known():
+        with as_it_was(), _uncollected(), phases.known():
             try:  # neither of the two gets a name here: the chance knows the world too
                 return World(self, Chance(seed, without=without, only=only), at_most=at_most, traced=traced).outcome()
             except BaseException as error:

@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 DATA := $(wildcard ../shared/data)
 PORT ?=
 DATA_DIR ?=
+ARCHIVE ?=
 PYTEST_ARGS ?=
 SEEDS ?=
 SIMULATE_ARGS ?=
@@ -33,8 +34,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-run: setup ## serve on 127.0.0.1:8787, convert a sample batch, keep serving until Ctrl-C
-	@set -a; if [ -f .env ]; then . ./.env; fi; set +a; exec $(BIN)/arke demo $(if $(PORT),--port $(PORT)) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+run: setup ## serve on 127.0.0.1:8787, convert a sample batch, keep serving until Ctrl-C (ARCHIVE=sample: and export metadata)
+	@set -a; if [ -f .env ]; then . ./.env; fi; set +a; exec $(if $(ARCHIVE),$(BIN)/python -m tests.stand_ins.arke_api --port 0 --) $(BIN)/arke demo $(if $(PORT),--port $(PORT)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(if $(ARCHIVE),--export ROOT)
 
 test: setup ## run all tests (PYTEST_ARGS="-k name" for some)
 	@$(if $(DATA),ARKE_TEST_DATA=$(DATA)) $(BIN)/python -m pytest -m "not soak" $(PYTEST_ARGS)

@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from actors import telemetry, wire
 from actors.channels.final_callback import FinalCallback
-from actors.clock import TimeSource
+from actors.clock import TimeSource, WallClock
 from actors.directory import Directory, Ensure
 from actors.errors import ArkeError, CannotStart, Conflict, NotFound, Unavailable
+from actors.exports import ExportRequest, Exports
 from actors.fleet import SWEEP_MS, TICK_MS, Fleet
 from actors.host import Host, task_environment
 from actors.intake import Intake
@@ -21,9 +24,12 @@ from actors.maintenance import admit, expire, read_on, sweep, wake
 from actors.maintenance.base import Activator, Report
 from actors.perform import Performer
 from actors.phases import all_phases
+from actors.presigning import Presigner
 from actors.rules.batch import longest_wait_ms
+from actors.rules.costs import Charge
 from actors.rules.effects import Policy
 from actors.rules.model import Job
+from actors.rules.placement import EXPORTS_ACTOR
 from actors.rules.states import JobState, TaskStatus
 from actors.settings import Settings
 from actors.signing import load_or_make_secret, machine_token
@@ -36,15 +42,22 @@ from worker.limits import MB, cores, machine_memory
 if TYPE_CHECKING:
     from actors.machines.fly import FlyOptions
 
+TIFF = "tiff"
+MODS = "mods"
+KINDS = (TIFF, MODS)
+"""Kinds of work, each with settings of its own."""
+
 HEALTH_TIMEOUT_S = 3.0
 UNASKED_S = 60.0
 """How long the process of one batch stands without one."""
+PLACE_LOOK_S = 10.0
+"""How often an actor looks whether those who ask for it still come to it."""
 MACHINES_SHARE = 0.75
 """Of this machine's memory, for all machines that run on it together; the rest is the service's."""
 
 
 def policy(settings: Settings) -> Policy:
-    """The numbers of the rules."""
+    """The numbers of the rules, for batches of files."""
     return Policy(
         max_attempts=settings.max_retry_attempts,
         task_timeout_ms=settings.task_timeout_tiff_conversion,
@@ -55,9 +68,22 @@ def policy(settings: Settings) -> Policy:
         spawn_give_up_ms=settings.spawn_give_up_s * 1000,
         intake_timeout_ms=settings.intake_timeout_s * 1000,
         batch_size=settings.batch_size_tiff_conversion,
+        memory_most_mb=settings.worker_memory_max_mb,
         delivery_give_up_ms=settings.delivery_give_up_s * 1000,
         delivers=settings.worker_url is not None,
         kinds={name: phase.kind for name, phase in all_phases().items()},
+    )
+
+
+def exports_policy(settings: Settings) -> Policy:
+    """The same for exports: their tasks may take hours, nobody is told of their end, and they are removed after it."""
+    return msgspec.structs.replace(
+        policy(settings),
+        task_timeout_ms=settings.task_timeout_mods,
+        task_max_ms=settings.task_max_ms_mods,
+        delivers=False,
+        kept_ms=settings.export_kept_s * 1000,
+        unfinished_ms=settings.export_unfinished_s * 1000,
     )
 
 
@@ -96,6 +122,7 @@ def check_fly(settings: Settings) -> None:
         raise CannotStart(
             f"MACHINE_PROVIDER=fly needs {' and '.join(missing)}: set {'it' if len(missing) == 1 else 'them'}."
         )
+    _check_sizes(settings)
     if _is_here(settings.fly_api_url):
         return
     if _is_here(settings.orchestrator_url):
@@ -107,6 +134,16 @@ def check_fly(settings: Settings) -> None:
         raise CannotStart(
             "Machines of Fly cannot reach the objects in DATA_DIR: set R2_ACCOUNT_ID or R2_ENDPOINT_URL, and its keys."
         )
+
+
+def _check_sizes(settings: Settings) -> None:
+    """Raises CannotStart where Fly has no machine of a size that is set: each task would be refused, one by one."""
+    options = fly_options(settings)
+    for kind, size in options.sizes.items() if options is not None else ():
+        if size.fault is not None:
+            suffix = f"_{kind.upper()}" if kind else ""
+            names = f"WORKER_CPU_KIND{suffix}, WORKER_CPUS{suffix} and WORKER_MEMORY_MB{suffix}"
+            raise CannotStart(f"Fly has no machine of this size: {size.fault}. Set {names}.")
 
 
 def _is_here(url: str) -> bool:
@@ -133,13 +170,17 @@ def fly_options(settings: Settings) -> "FlyOptions | None":
         api_url=settings.fly_api_url,
         token=settings.fly_api_token or "",
         apps=settings.fly_app_names,
+        kind_apps={MODS: settings.fly_app_names_mods},
         regions=settings.fly_regions,
         image=settings.fly_worker_image or "",
+        kind_images={MODS: settings.fly_worker_image_mods or ""},
         sizes={
-            "tiff": Size(settings.worker_cpu_kind_tiff, settings.worker_cpus_tiff, settings.worker_memory_mb_tiff),
+            TIFF: Size(settings.worker_cpu_kind_tiff, settings.worker_cpus_tiff, settings.worker_memory_mb_tiff),
+            MODS: Size(settings.worker_cpu_kind_mods, settings.worker_cpus_mods, settings.worker_memory_mb_mods),
             "": Size(settings.worker_cpu_kind, settings.worker_cpus, settings.worker_memory_mb),
         },
         service=f"{settings.service_name}-{digest}",
+        creations_per_s=settings.fly_creations_per_s,
         cpu_burst_s=settings.fly_cpu_burst_ms / 1000,
         cpu_rate=settings.fly_cpu_rate / 1000,
     )
@@ -152,18 +193,56 @@ def store(settings: Settings, *, reads_file: bool = True, patient: bool = False,
     return Store(PatientWriteSide(owner) if patient else owner, settings.store if reads_file else None, inline=inline)
 
 
-def object_environment(settings: Settings) -> Environment:
-    """Where a worker finds the objects."""
+def bucket(settings: Settings, kind: str) -> str:
+    """Where the objects of a kind of work are."""
+    return settings.r2_bucket_mods if kind == MODS else settings.r2_bucket
+
+
+def task_bounds_ms(settings: Settings, kind: str) -> tuple[int, int]:
+    """For a task of this kind: the silence after which its machine is inspected, and the longest it may run."""
+    if kind == MODS:
+        return settings.task_timeout_mods, settings.task_max_ms_mods
+    return settings.task_timeout_tiff_conversion, settings.task_max_ms_tiff
+
+
+def object_environment(settings: Settings, kind: str = TIFF) -> Environment:
+    """Where the objects of a kind of work are, and the keys to them."""
     if not settings.uses_s3:
-        return {"OBJECTS_DIR": str(settings.objects_dir), "R2_BUCKET": settings.r2_bucket}
+        return {"OBJECTS_DIR": str(settings.objects_dir), "R2_BUCKET": bucket(settings, kind)}
     given = {
         "R2_ACCOUNT_ID": settings.r2_account_id,
         "R2_ENDPOINT_URL": settings.r2_endpoint_url,
         "R2_ACCESS_KEY_ID": settings.r2_access_key_id,
         "R2_SECRET_ACCESS_KEY": settings.r2_secret_access_key,
-        "R2_BUCKET": settings.r2_bucket,
+        "R2_BUCKET": bucket(settings, kind),
     }
     return {name: value for name, value in given.items() if value}
+
+
+def shared_object_environment(settings: Settings, kind: str = TIFF) -> Environment:
+    """What leaves the service of that: with WORKER_PRESIGNED neither the place nor the keys."""
+    if settings.worker_presigned:
+        return {"R2_BUCKET": bucket(settings, kind)}
+    return object_environment(settings, kind)
+
+
+def presigner(settings: Settings, kind: str = TIFF) -> Presigner | None:
+    """What signs the URLs of the objects of a task of this kind; None where workers have the keys or the folder.
+
+    A URL outlives its task: the machine's boot, a silence, and the longest download, conversion and upload, each of
+    which a worker ends by itself after TASK_MAX_MS of its kind, the last try of an upload included.
+    """
+    if not settings.worker_presigned:
+        return None
+    silence_ms, most_ms = task_bounds_ms(settings, kind)
+    return Presigner(
+        worker_objects.endpoint(object_environment(settings, kind)),
+        bucket(settings, kind),
+        access_key_id=settings.r2_access_key_id or "",
+        secret=settings.r2_secret_access_key or "",
+        expires_s=(settings.boot_timeout_ms + silence_ms + 3 * most_ms) // 1000,
+        clock=WallClock(),
+    )
 
 
 def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
@@ -178,9 +257,9 @@ def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
     )
 
 
-def objects(settings: Settings) -> worker_objects.ObjectStore:
-    """The object store."""
-    return worker_objects.from_environment(object_environment(settings))
+def objects(settings: Settings, kind: str = TIFF) -> worker_objects.ObjectStore:
+    """The object store of a kind of work."""
+    return worker_objects.from_environment(object_environment(settings, kind))
 
 
 def intake(settings: Settings, opened: Store, clock: TimeSource, kept: Objects | None = None) -> Intake:
@@ -210,7 +289,8 @@ def host(
     """What runs the loops of jobs in one process. A simulation hands in objects, receiver and randomness."""
     if channel is None and settings.worker_url:
         channel = FinalCallback(settings.worker_url, opened)
-    taking_in = intake(settings, opened, clock, kept)
+    runs_exports = name.startswith(EXPORTS_ACTOR)
+    taking_in, signs = intake(settings, opened, clock, kept), presigner(settings, MODS if runs_exports else TIFF)
 
     async def read_prefix(job: Job) -> None:
         queued = await taking_in.read_prefix(job)
@@ -220,8 +300,13 @@ def host(
     return Host(
         name=name,
         store=opened,
-        perform=Performer(store=opened, call_fleet=way.fleet, channel=channel),
-        policy=policy(settings),
+        perform=Performer(
+            store=opened,
+            call_fleet=way.fleet,
+            channel=channel,
+            delete=(kept or objects(settings, MODS)).delete if runs_exports else None,
+        ),
+        policy=exports_policy(settings) if runs_exports else policy(settings),
         clock=clock,
         rng=rng or random.Random(),
         callback_base=settings.orchestrator_url,
@@ -229,7 +314,53 @@ def host(
         hibernate_after_ms=settings.hibernate_after_s * 1000,
         continue_intake=lambda job: asyncio.ensure_future(read_prefix(job)),
         on_idle=on_idle,
+        with_urls=signs.with_urls if signs is not None else None,
+        more_env={"R2_BUCKET": settings.r2_bucket_mods} if runs_exports else {},
     )
+
+
+def machine_environment(settings: Settings, kind: str = TIFF) -> Environment:
+    """What every machine for a kind of work has in its environment, beside its own name and token. The workers of the
+    originals read only where the objects are, and the archive."""
+    archive = archive_environment(settings) if kind == MODS else {}
+    if settings.worker_contract == "original":
+        return object_environment(settings, kind) | archive
+    silence_ms, most_ms = task_bounds_ms(settings, kind)
+    common = (
+        shared_object_environment(settings, kind)
+        | archive
+        | {
+            "CLAIM_URL": f"{settings.orchestrator_url}/machines/claim",
+            "WORKER_CONCURRENCY": str(settings.worker_concurrency),
+            "WORKER_TASK_MAX_S": str(max(1, most_ms // 1000)),
+            # Four signs of life within the time after which silence counts as death.
+            "WORKER_HEARTBEAT_S": str(max(1, silence_ms // 4000)),
+        }
+    )
+    if settings.worker_presigned:
+        common["WORKER_PRESIGNED"] = "true"
+    if settings.machine_provider in ("ray", "subprocess"):  # the machines share the cores and the memory of this one
+        common["WORKER_CONVERSIONS"] = str(max(1, cores() // settings.max_machines))
+        common["WORKER_MEMORY_MB"] = str(max(1, int(machine_memory() * MACHINES_SHARE / MB) // settings.max_machines))
+    return common
+
+
+def archive_environment(settings: Settings) -> Environment:
+    """Where the entities are, for machines that export them. The folder of the schemas is one of this computer."""
+    given = {"ARKE_API_URL": settings.arke_api_url, "IPFS_GATEWAY": settings.ipfs_gateway}
+    if settings.machine_provider in ("ray", "subprocess") and settings.arke_schemas is not None:
+        given["ARKE_SCHEMAS"] = str(settings.arke_schemas)
+    return given
+
+
+def prices(settings: Settings) -> Callable[[str, int | None], int | None]:
+    """What a machine for a kind of work costs that must have so much memory: 10^-9 dollars a second, None where
+    MACHINE_PRICES does not say."""
+    options = fly_options(settings)
+    if options is None:
+        return lambda kind, memory_mb: None
+    known = {size: round(float(price) * 1e9) for size, price in (each.split("=") for each in settings.machine_prices)}
+    return lambda kind, memory_mb: known.get(options.size(kind, memory_mb).name)
 
 
 def fleet(
@@ -244,25 +375,24 @@ def fleet(
     sweep_ms: int = SWEEP_MS,
 ) -> Fleet:
     """What owns the machines."""
-    secret = secrets(settings)[0]
-    common = object_environment(settings) | {
-        "CLAIM_URL": f"{settings.orchestrator_url}/machines/claim",
-        "WORKER_CONCURRENCY": str(settings.worker_concurrency),
-        "WORKER_TASK_MAX_S": str(max(1, settings.task_max_ms_tiff // 1000)),
-        # Four signs of life within the time after which silence counts as death.
-        "WORKER_HEARTBEAT_S": str(max(1, settings.task_timeout_tiff_conversion // 4000)),
-    }
-    if settings.machine_provider in ("ray", "subprocess"):  # the machines share the cores and the memory of this one
-        common["WORKER_CONVERSIONS"] = str(max(1, cores() // settings.max_machines))
-        common["WORKER_MEMORY_MB"] = str(max(1, int(machine_memory() * MACHINES_SHARE / MB) // settings.max_machines))
+    secret, common = secrets(settings)[0], {kind: machine_environment(settings, kind) for kind in KINDS}
     return Fleet(
         opened,
         provider,
         call_host=way.call,
-        base_env=lambda machine: common | {"MACHINE_NAME": machine, "MACHINE_TOKEN": machine_token(secret, machine)},
+        base_env=lambda machine, kind: (
+            common.get(kind, common[TIFF])
+            | {
+                "MACHINE_NAME": machine,
+                "MACHINE_TOKEN": machine_token(secret, machine),
+            }
+        ),
         now=clock.now,
         max_machines=settings.max_machines,
-        concurrency=settings.worker_concurrency,
+        concurrency=settings.worker_concurrency if settings.worker_contract == "ours" else 1,
+        pool={TIFF: settings.machine_pool_tiff, MODS: settings.machine_pool_mods},
+        most_of={TIFF: settings.max_machines_tiff, MODS: settings.max_machines_mods},
+        price_of=prices(settings),
         rng=rng,
         tick_ms=tick_ms,
         sweep_ms=sweep_ms,
@@ -337,6 +467,15 @@ async def leave_when_idle(host: Host, leave: Callable[[], None], every_s: float 
             return
 
 
+async def leave_when_displaced(is_in_place: Callable[[], bool], leave: Callable[[], None]) -> None:
+    """Leave once nobody comes here any more who asks for this actor. If it is the one that should be asked, Ray starts
+    it again; if another one has its name, nothing is lost."""
+    while is_in_place():  # noqa: ASYNC110  (a file, which sends no event)
+        await asyncio.sleep(PLACE_LOOK_S)
+    telemetry.warning("arke.place_taken")
+    leave()
+
+
 async def patiently(operation: Callable[[], Awaitable[None]]) -> None:
     """Repeat while the store is starting."""
     while True:
@@ -350,8 +489,9 @@ class Engine:
     """The engine as the front sees it (`orchestrator.routing.Engine`)."""
 
     def __init__(
-        self, settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: Objects | None = None
-    ):
+        self, settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: Objects | None = None,
+        token: Callable[[], str] | None = None,
+    ):  # fmt: skip
         self.settings = settings
         self.secrets = secrets(settings)
         self.store = opened
@@ -359,6 +499,11 @@ class Engine:
         self._directory = way
         self._objects = kept or objects(settings)
         self._intake = intake(settings, opened, clock, self._objects)
+        self._exports = Exports(
+            store=opened, clock=clock, unfinished_ms=settings.export_unfinished_s * 1000, token=token
+        )
+        is_one = bucket(settings, MODS) == bucket(settings, TIFF)
+        self._export_objects = self._objects if is_one else kept or objects(settings, MODS)
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
         """Have the owner of the job handle `request`; a new run is given a place at once."""
@@ -368,6 +513,10 @@ class Engine:
             if job is not None and job.state is JobState.QUEUED:
                 await self._directory.admit(job, self._clock.now())
         return reply
+
+    async def costs(self, job_id: str) -> Charge:
+        """What the machines of a job have cost by now."""
+        return await self.store.costs(job_id, self._clock.now())
 
     async def fleet(self, request: dict[str, Any]) -> Any:
         """Have the fleet handle `request`."""
@@ -382,17 +531,31 @@ class Engine:
             self._directory.wake(job.id)
         return job, began
 
+    async def export(self, wanted: ExportRequest, owner: str | None) -> tuple[Job, list[str]]:
+        """Take exports in; they have their place at once."""
+        job, task_ids = await self._exports.create(wanted, owner)
+        self._directory.wake(job.id)
+        return job, task_ids
+
+    @property
+    def export_objects(self) -> Objects:
+        """Where the files of exports are. Its methods block."""
+        return self._export_objects
+
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
-        """The environment of a task for running a worker by hand, signed for its open attempt."""
+        """The environment of a task for running a worker by hand, signed for its open attempt. With WORKER_PRESIGNED
+        whoever runs it brings the access to the objects."""
         job = await self.store.job(job_id)
         rows = await self.store.tasks(job_id, [task_id])
         if job is None or not rows:
             raise NotFound("No task has this id.")
         if rows[0].status is not TaskStatus.PROCESSING:
             raise Conflict(f"The task is {rows[0].status}: only a task that was taken has an attempt to report on.")
-        return task_environment(self.settings.orchestrator_url, self.secrets[0], job, rows[0]) | object_environment(
-            self.settings
-        )
+        kind = all_phases()[job.phases[rows[0].phase]].kind
+        more = shared_object_environment(self.settings, kind)
+        if kind == MODS:
+            more |= archive_environment(self.settings)
+        return task_environment(self.settings.orchestrator_url, self.secrets[0], job, rows[0]) | more
 
     async def health(self) -> dict[str, str]:
         """`ok`, or one sentence, for the store and the objects."""

@@ -21,19 +21,17 @@ from actors.rules.events import (
     Activated,
     AlarmFired,
     CalledBack,
-    Cancelled,
+    DeliveryEnded,
     Event,
+    Leased,
     Loaded,
-    MachineLost,
-    Redelivered,
-    Retried,
-    WasReset,
-    WorkTaken,
+    PhasePlanned,
+    PlanFailed,
 )  # fmt: skip
 from actors.rules.flight import Flight
 from actors.rules.model import Job, Task
 from actors.rules.states import TERMINAL_JOBS, JobState
-from actors.rules.task import replace
+from actors.rules.task import large_first, replace
 from actors.store import Commit, Store
 
 PAGE: Final = 256
@@ -43,8 +41,9 @@ GROUP: Final = 512
 EPOCH_TRUST_S: Final = 10.0
 """How long after a commit its epoch is believed. An actor that was suspended for longer asks before it acts."""
 STORE_RETRY_S: Final = 0.2
-ASKED: Final = (CalledBack, WorkTaken, MachineLost, Cancelled, WasReset, Retried, Redelivered)
-"""The events that somebody outside waits for an answer to."""
+OWN: Final = (Activated, AlarmFired, Leased, DeliveryEnded, PhasePlanned, PlanFailed, Loaded)
+"""The events of the loop itself: time, what it has read, and results of its effects. To any other, one that is new
+included, somebody outside waits for the answer."""
 LINGER_S: Final = 1.0
 """How long an activation that has nothing to do waits for the request that it was made for."""
 
@@ -179,7 +178,7 @@ class Durable:
         decision = decide(state, [loaded, *events], self._policy, self._clock.now(), self._rng)
         if decision.changed:
             await self._commit(decision)
-        elif any(isinstance(event, ASKED) for event in events):
+        elif not all(isinstance(event, OWN) for event in events):
             await self._check_epoch()
         telemetry.job_changed(self._state.job, decision.state.job, decision.tasks)
         self.state = decision.state
@@ -248,7 +247,7 @@ class Durable:
         page, next_due = await self._pending(job, now)
         if next_due is not None and next_due > now + self._policy.backoff_cap_ms:  # set before the clock went back
             page, next_due = await self._pending(job, next_due)
-        return replace(state, ready=tuple(page), next_due=next_due)
+        return replace(state, ready=large_first(page), next_due=next_due)
 
     async def _pending(self, job: Job, now: int) -> tuple[list[Task], int | None]:
         return await self._patiently(lambda: self._store.pending(job.id, job.phase, job.run, now, PAGE))

@@ -10,6 +10,7 @@ ArkeError
 │   └── BatchExists     409  batch_exists
 ├── Retired             410  retired
 ├── TooLarge            413  too_large
+├── ProviderAway        502  provider_unavailable
 ├── Unavailable         503  unavailable (Retry-After)
 └── Fenced              never leaves the engine: another activation has taken over
 """
@@ -97,6 +98,12 @@ class Unavailable(ArkeError):
     code, status = "unavailable", 503
 
 
+class ProviderAway(ArkeError):
+    """The provider of machines does not answer."""
+
+    code, status = "provider_unavailable", 502
+
+
 class Fenced(ArkeError):
     """Another activation has taken over this job; nothing was written and nothing may be done."""
 
@@ -107,6 +114,6 @@ BY_CODE = {
     kind.code: kind
     for kind in (
         InvalidInput, EmptyBatch, Unauthorized, Forbidden, NotFound, Conflict, BatchExists, Retired, TooLarge,
-        Unavailable, Fenced,
+        ProviderAway, Unavailable, Fenced,
     )
 }  # fmt: skip

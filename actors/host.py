@@ -18,6 +18,7 @@ from actors.rules.effects import Answer, Granted, Policy, Received, Refused
 from actors.rules.events import (
     CalledBack,
     Cancelled,
+    Downloaded,
     Event,
     MachineLost,
     Redelivered,
@@ -29,6 +30,7 @@ from actors.rules.model import Job, Task
 from actors.rules.states import TERMINAL_JOBS, JobState
 from actors.signing import sign_task
 from actors.store import Store
+from worker.contract import Environment
 
 EVENTS: Final[dict[str, type[Event]]] = {
     "take": WorkTaken,
@@ -36,6 +38,7 @@ EVENTS: Final[dict[str, type[Event]]] = {
     "cancel": Cancelled,
     "reset": WasReset,
     "retry": Retried,
+    "downloaded": Downloaded,
     "redeliver": Redelivered,
 }
 
@@ -60,11 +63,17 @@ class Host:
         hibernate_after_ms: int,
         continue_intake: Read | None = None,
         on_idle: Callable[[], None] | None = None,
+        with_urls: Callable[[Environment], Environment] | None = None,
+        more_env: Environment | None = None,
     ):
+        """`with_urls` adds what shall be in no row and no reply but the worker's: it is called for each answer, so the
+        same claim or callback again gets new URLs for the same task. `more_env` is in each task's environment: what
+        people's own workers cannot know."""
         self._name = name
         self._store, self._perform, self._policy, self._clock, self._rng = store, perform, policy, clock, rng
         self._callback_base, self._secret = callback_base.rstrip("/"), secret
         self._hibernate_after_ms, self._on_idle = hibernate_after_ms, on_idle
+        self._with_urls, self._more_env = with_urls, more_env or {}
         self._readers = continue_intake and Readers(
             read=continue_intake, store=store, clock=clock, timeout_ms=policy.intake_timeout_ms
         )
@@ -196,8 +205,8 @@ class Host:
                 if task is not None:
                     reply["next"] = self._environment(job, task)
                 return reply
-            case Granted(tasks=tasks, want=want):
-                return {"tasks": [self._grant(job, task) for task in tasks], "want": want}
+            case Granted(tasks=tasks, want=want, large=large):
+                return {"tasks": [self._grant(job, task) for task in tasks], "want": want, "large": large}
         raise TypeError(f"no reply for {type(answer).__name__}")
 
     def _grant(self, job: Job, task: Task) -> dict[str, Any]:
@@ -207,19 +216,21 @@ class Host:
             "attempt": task.attempt,
             "run": task.run,
             "name": machine_name(job, task),
+            "memory_mb": task.memory_mb,
         }
 
-    def _environment(self, job: Job, task: Task) -> dict[str, str]:
-        return task_environment(self._callback_base, self._secret, job, task)
+    def _environment(self, job: Job, task: Task) -> Environment:
+        env = task_environment(self._callback_base, self._secret, job, task) | self._more_env
+        return self._with_urls(env) if self._with_urls is not None else env
 
 
-def task_environment(callback_base: str, secret: str, job: Job, task: Task) -> dict[str, str]:
-    """What a worker needs for this task and attempt; its CALLBACK_URL is signed."""
+def task_environment(callback_base: str, secret: str, job: Job, task: Task) -> Environment:
+    """What a worker needs for this task and attempt; its CALLBACK_URL is signed. It has no URLs of objects."""
     signature = sign_task(secret, job.id, task.task_id, task.run, task.attempt)
     phase = all_phases()[job.phases[task.phase]]
+    path = job.id if task.task_id == job.id else f"{job.id}/{task.task_id}"
     return phase.environment(job, task) | {
-        "CALLBACK_URL": f"{callback_base}/callback/{job.id}/{task.task_id}"
-        f"?run={task.run}&attempt={task.attempt}&sig={signature}"
+        "CALLBACK_URL": f"{callback_base}/callback/{path}?run={task.run}&attempt={task.attempt}&sig={signature}"
     }
 
 

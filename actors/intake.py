@@ -18,7 +18,7 @@ from actors.clock import TimeSource
 from actors.errors import BatchExists, Conflict, EmptyBatch, InvalidInput
 from actors.phases import all_phases
 from actors.planning import plan_tasks
-from actors.rules.model import Job
+from actors.rules.model import MOST_WEIGHT, Job
 from actors.rules.states import JobState
 from actors.sources import manifest, prefix
 from actors.sources.base import Objects, check_value, checked_file
@@ -60,6 +60,8 @@ class Intake:
         message, digest = await asyncio.to_thread(_understand, raw) if is_large else _understand(raw)
         job_id = message.get("batch_id") or f"batch_{secrets.token_hex(8)}"
         existing = await self._store.job(job_id)
+        if existing is not None and existing.kind != "batch":
+            raise BatchExists
         if existing is not None and existing.state not in (JobState.FAILED, JobState.CANCELLED):
             if existing.body_digest != digest:
                 raise BatchExists
@@ -210,6 +212,9 @@ def decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
         raise InvalidInput("Name the files: give manifest_r2_key, files, or r2_prefix.", field="files")
     if message.get("r2_prefix") and "files" not in message and not message.get("manifest_r2_key"):
         prefix.check(message["r2_prefix"])
+    weight = message.get("weight", 1)
+    if type(weight) is not int or not 1 <= weight <= MOST_WEIGHT:
+        raise InvalidInput(f"weight must be a whole number from 1 to {MOST_WEIGHT}.", field="weight")
     for name, value in message.items():
         if name != "files":
             check_value(value, name)
@@ -220,7 +225,7 @@ def _phases(message: dict[str, Any], default: tuple[str, ...]) -> tuple[str, ...
     phases = message.get("phases")
     if phases is None:
         return default
-    known = all_phases()
+    known = {name for name, phase in all_phases().items() if phase.is_of_batches}
     if not isinstance(phases, list) or not phases or any(not isinstance(p, str) or p not in known for p in phases):
         raise InvalidInput(f"phases must be a list of some of {', '.join(sorted(known))}.", field="phases")
     if len(set(phases)) < len(phases):

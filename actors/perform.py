@@ -1,35 +1,49 @@
-"""Effects of a job, performed: the fleet is told, the receiver is called, the next phase is planned."""
+"""Effects of a job, performed: the fleet is told, the receiver is called, the next phase is planned, and what has
+expired is removed."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from actors import telemetry
 from actors.channels.final_callback import FinalCallback
 from actors.errors import ArkeError
 from actors.phases import all_phases
 from actors.planning import plan_phase
-from actors.rules.effects import Announce, Deliver, DestroyMachine, Effect, PlanPhase, ReleaseMachines
+from actors.rules.effects import Announce, Deliver, DestroyMachine, Effect, PlanPhase, ReleaseMachines, Remove
 from actors.rules.events import DeliveryEnded, Event, Leased, PhasePlanned, PlanFailed
 from actors.rules.model import Job
 from actors.store import Store
+from worker.errors import WorkerError
 
+PAGE: Final = 1000
+AT_ONCE: Final = 10
+"""Objects that are removed side by side."""
+
+DeleteObject = Callable[[str], None]
+"""Removes an object, on a thread. Raises what object stores do."""
 CallFleet = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class Performer:
     """Does what the rules ask for. Each result is the next event of the job."""
 
-    def __init__(self, *, store: Store, call_fleet: CallFleet, channel: FinalCallback | None):
-        self._store, self._call_fleet, self._channel = store, call_fleet, channel
+    def __init__(
+        self, *, store: Store, call_fleet: CallFleet, channel: FinalCallback | None, delete: DeleteObject | None = None
+    ):
+        """`delete` None: no job of this process is ever removed with its outputs."""
+        self._store, self._call_fleet, self._channel, self._delete = store, call_fleet, channel, delete
+        self._removing: set[str] = set()  # a removal may take longer than the alarm that asks for it again
 
     async def __call__(self, job: Job, effect: Effect) -> Event | None:
         """Perform one effect. Its result is the next event, if there is one."""
         match effect:
-            case Announce(want=want):
+            case Announce(want=want, large=large):
                 kind = all_phases()[job.phases[job.phase]].kind
-                told = await self._tell_fleet(
-                    {"op": "demand", "job": job.id, "kind": kind, "want": want, "active": job.tasks_in_flight}
-                )
+                told = await self._tell_fleet({
+                    "op": "demand", "job": job.id, "kind": kind, "want": want, "large": large,
+                    "active": job.tasks_in_flight, "weight": job.weight,
+                })  # fmt: skip
                 return Leased(lease=told.get("lease"))
             case DestroyMachine(machine=machine, task_id=task_id, attempt=attempt):
                 await self._tell_fleet(
@@ -39,6 +53,8 @@ class Performer:
                 await self._tell_fleet({"op": "release_job", "job": job.id})
             case Deliver(run=run):
                 return await self._deliver(job, run)
+            case Remove():
+                await self._remove(job)
             case PlanPhase(run=run, phase=phase):
                 return await self._plan(job, run, phase)
             case _:
@@ -69,6 +85,32 @@ class Performer:
             telemetry.fault("phase.broken", batch=job.id, phase=phase)
             return PlanFailed(run=run, phase=phase, message=f"its code raised {type(error).__name__}.", permanent=True)
         return PhasePlanned(run=run, phase=phase, tasks_total=total)
+
+    async def _remove(self, job: Job) -> None:
+        """The outputs first: while there are any, the rows say so, and the next alarm asks for this again."""
+        if job.id in self._removing:
+            return
+        self._removing.add(job.id)
+        try:
+            await self._remove_outputs(job)
+            await self._store.remove(job.id)
+        except (WorkerError, ArkeError, OSError) as error:
+            telemetry.warning("job.not_removed", batch=job.id, why=error)
+        else:
+            telemetry.event("job.removed", batch=job.id)
+        finally:
+            self._removing.discard(job.id)
+
+    async def _remove_outputs(self, job: Job) -> None:
+        if self._delete is None:
+            raise TypeError("this process removes no outputs")
+        cursor = None
+        while True:
+            tasks, cursor = await self._store.list_tasks(job.id, limit=PAGE, cursor=cursor)
+            for some in (tasks[first : first + AT_ONCE] for first in range(0, len(tasks), AT_ONCE)):
+                await asyncio.gather(*(asyncio.to_thread(self._delete, task.output_r2_key) for task in some))
+            if cursor is None:
+                return
 
     async def _deliver(self, job: Job, run: int) -> Event:
         if self._channel is None:

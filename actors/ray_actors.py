@@ -86,6 +86,8 @@ class Shell:
 
     async def _listen(self, handler: Any) -> None:
         self._server = await wire.serve(wire.socket_path(self.settings.run_dir, self.name), handler)
+        watching = assembly.leave_when_displaced(self._server.is_in_place, lambda: os._exit(1))
+        self._place = asyncio.get_running_loop().create_task(watching)
 
     def _connect(self, *, reads_file: bool = True) -> tuple[Store, Directory]:
         opened = assembly.store(self.settings, reads_file=reads_file)
@@ -105,7 +107,8 @@ class StoreActor(Shell):
 
 @ray.remote
 class HostActor(Shell):
-    """`batch:{id}` runs one batch and exits when it has nothing to do; `batches:{n}` stands and runs many."""
+    """`batch:{id}` runs one batch and exits when it has nothing to do; `batches:{n}` and `exports:{n}` stand and run
+    many jobs."""
 
     async def _open(self) -> None:
         self._leaving: asyncio.Task[None] | None = None
@@ -176,6 +179,7 @@ SHELLS: Final[dict[str, Any]] = {
     "maintenance": MaintenanceActor,
     "batch": HostActor,
     "batches": HostActor,
+    "exports": HostActor,
 }
 
 

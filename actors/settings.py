@@ -136,16 +136,51 @@ class Settings:
     r2_secret_access_key: str | None = _text(None, "Secret key of the object store.", secret=True)
     r2_bucket: str = _text("arke-staging", "Bucket.", pattern=r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
+    r2_bucket_mods: str = _text(
+        "", "Bucket of metadata exports.", pattern=r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", computed="R2_BUCKET"
+    )
+
+    # The archive, and exports of its metadata
+    arke_api_url: str = _url("https://api.arke.institute", "The Arke API, from which entities are read.")
+    ipfs_gateway: str = _url("https://ipfs.arke.institute", "Gateway of which their components are asked.")
+    arke_schemas: Path | None = _setting(
+        None,
+        _Spec("path", "Folder of the official XML schemas.", computed="where `arke schemas fetch` puts them"),
+    )
+    export_unfinished_s: int = _whole(
+        3600, "s", 10, 7 * 86_400, "An export that has no machine at work so long after its creation has failed."
+    )
+    export_kept_s: int = _whole(
+        86_400, "s", 10, 365 * 86_400, "How long an export and its file are kept after its end."
+    )
+    export_remove_after_download: bool = _flag(
+        False, "Remove an export once its file was downloaded as a whole; each can say otherwise."
+    )
+
     # Machines
     machine_provider: str = _text("ray", "Who runs the workers.", choices=("ray", "subprocess", "fly", "external"))
     max_machines: int = _whole(
         0, "machines", 1, 100_000, "Most machines at a time.", computed="one per core; 1000 on Fly"
     )
+    max_machines_tiff: int = _whole(
+        0, "machines", 1, 100_000, "The same for machines that convert TIFFs.", computed="MAX_MACHINES"
+    )
+    max_machines_mods: int = _whole(
+        0, "machines", 1, 100_000, "The same for machines that export metadata.", computed="MAX_MACHINES"
+    )
     worker_concurrency: int = _whole(
         2, "tasks", 1, 64, "Tasks that one machine has in hand: one is downloaded while another is converted."
     )
-    # Read and checked already; what uses it is not there yet
-    worker_contract: str = _text("ours", "Not used yet: whose worker the machines run.", choices=("ours", "original"))
+    worker_presigned: bool = _flag(
+        False,
+        "Give workers presigned URLs of their task's objects, and machines no keys. With S3 only; the original workers "
+        "need the keys.",
+    )
+    worker_contract: str = _text(
+        "ours",
+        "Whose worker the machines run. One of the originals does one task, and ends; it asks for nothing.",
+        choices=("ours", "original"),
+    )
 
     # Machines of Fly.io, with MACHINE_PROVIDER=fly
     fly_api_url: str = _url(
@@ -160,10 +195,36 @@ class Settings:
         computed="FLY_APP_NAME",
         pattern=FLY_APP,
     )
+    fly_app_name_mods: str = _text("", "The same for metadata exports.", computed="FLY_APP_NAME", pattern=FLY_APP)
+    fly_app_names_mods: tuple[str, ...] = _words(
+        "The same for metadata exports.", computed="FLY_APP_NAME_MODS, else FLY_APP_NAMES", pattern=FLY_APP
+    )
     fly_worker_image: str | None = _text(None, "Image of the machines, best with its digest.")
+    fly_worker_image_mods: str | None = _text(None, "The same for metadata exports.", computed="FLY_WORKER_IMAGE")
     fly_region: str = _text("ord", "Region of the machines.", pattern=FLY_REGION)
     fly_regions: tuple[str, ...] = _words(
         "Regions of the machines: where one has no place, the next is asked.", computed="FLY_REGION", pattern=FLY_REGION
+    )
+    fly_creations_per_s: int = _whole(
+        1, "machines per s", 1, 10_000, "Fly's limit of creations in each app: 1, unless it was raised for you."
+    )
+    machine_prices: tuple[str, ...] = _words(
+        "Dollars per second of a running Fly machine by its size, such as shared-2x-1024=0.0000024: batches tell what "
+        "they cost.",
+        pattern=r"(shared|performance)-[0-9]{1,2}x-[0-9]{3,6}=[0-9]{0,3}(\.[0-9]{1,12})?(?<!=)",
+    )
+    machine_pool: int = _whole(
+        0,
+        "machines",
+        0,
+        100_000,
+        "Machines of each kind that are made ahead and wait stopped: started at once.",
+    )
+    machine_pool_tiff: int = _whole(
+        -1, "machines", 0, 100_000, "The same for machines that convert TIFFs.", computed="MACHINE_POOL"
+    )
+    machine_pool_mods: int = _whole(
+        0, "machines", 0, 100_000, "The same for machines that export metadata. MACHINE_POOL does not count here."
     )
     fly_cpu_burst_ms: int = _whole(
         5000, "ms", 0, LARGEST_MS, "What a new shared processor may use at full speed: then its machine is spent."
@@ -180,6 +241,13 @@ class Settings:
         131_072,
         "Memory of a Fly machine. Its worker uses what it finds there: this is not passed on to it.",
     )
+    worker_memory_max_mb: int = _whole(
+        8192,
+        "MB",
+        256,
+        131_072,
+        "Where a Fly machine runs out of memory, the next one for its tasks has twice as much, but no more than this.",
+    )
     worker_cpu_kind_tiff: str = _text(
         "", "The same for machines that convert TIFFs.", choices=("shared", "performance"), computed="WORKER_CPU_KIND"
     )
@@ -188,6 +256,13 @@ class Settings:
     )
     worker_memory_mb_tiff: int = _whole(
         0, "MB", 256, 131_072, "The same for machines that convert TIFFs.", computed="WORKER_MEMORY_MB"
+    )
+    worker_cpu_kind_mods: str = _text(
+        "", "The same for metadata exports.", choices=("shared", "performance"), computed="WORKER_CPU_KIND"
+    )
+    worker_cpus_mods: int = _whole(0, "cpus", 1, 16, "The same for metadata exports.", computed="WORKER_CPUS")
+    worker_memory_mb_mods: int = _whole(
+        0, "MB", 256, 131_072, "The same for metadata exports.", computed="WORKER_MEMORY_MB"
     )
 
     # Tasks: the originals' names, milliseconds
@@ -204,6 +279,8 @@ class Settings:
         60_000, "ms", 1000, LARGEST_MS, "Silence after which a task's machine is inspected."
     )
     task_max_ms_tiff: int = _whole(600_000, "ms", 1000, LARGEST_MS, "Longest a task may run, signs of life or not.")
+    task_timeout_mods: int = _whole(60_000, "ms", 1000, LARGEST_MS, "The same silence, of an export.")
+    task_max_ms_mods: int = _whole(21_600_000, "ms", 1000, LARGEST_MS, "Longest that an export may run.")
     boot_timeout_ms: int = _whole(60_000, "ms", 1000, LARGEST_MS, "Time from spawn to a machine's first sign of life.")
     max_retry_attempts: int = _whole(5, "tries", 1, 100, "Tries of one task before it has failed.")
     spawn_give_up_s: int = _whole(
@@ -244,17 +321,31 @@ class Settings:
         return cls(**values)
 
     def __post_init__(self) -> None:
+        most = self.max_machines or (FLY_MACHINES if self.machine_provider == "fly" else os.cpu_count() or 1)
         computed = {
             "data_dir": Path(self.data_dir).expanduser().absolute(),
             "orchestrator_url": self.orchestrator_url.rstrip("/") or f"http://{_reachable(self.host)}:{self.port}",
             "worker_url": self.worker_url.rstrip("/") if self.worker_url else None,
-            "max_machines": self.max_machines
-            or (FLY_MACHINES if self.machine_provider == "fly" else os.cpu_count() or 1),
+            "max_machines": most,
+            "max_machines_tiff": self.max_machines_tiff or most,
+            "max_machines_mods": self.max_machines_mods or most,
+            "r2_bucket_mods": self.r2_bucket_mods or self.r2_bucket,
+            "arke_api_url": self.arke_api_url.rstrip("/"),
+            "ipfs_gateway": self.ipfs_gateway.rstrip("/"),
             "fly_api_url": self.fly_api_url.rstrip("/"),
             "fly_app_names": tuple(dict.fromkeys(self.fly_app_names)) or (self.fly_app_name,),
+            "fly_app_names_mods": tuple(dict.fromkeys(self.fly_app_names_mods))
+            or ((self.fly_app_name_mods,) if self.fly_app_name_mods else ())
+            or tuple(dict.fromkeys(self.fly_app_names))
+            or (self.fly_app_name,),
+            "fly_worker_image_mods": self.fly_worker_image_mods or self.fly_worker_image,
             "fly_regions": tuple(dict.fromkeys(self.fly_regions)) or (self.fly_region,),
+            "machine_pool_tiff": self.machine_pool if self.machine_pool_tiff < 0 else self.machine_pool_tiff,
             "worker_cpu_kind_tiff": self.worker_cpu_kind_tiff or self.worker_cpu_kind,
             "worker_cpus_tiff": self.worker_cpus_tiff or self.worker_cpus,
+            "worker_cpu_kind_mods": self.worker_cpu_kind_mods or self.worker_cpu_kind,
+            "worker_cpus_mods": self.worker_cpus_mods or self.worker_cpus,
+            "worker_memory_mb_mods": self.worker_memory_mb_mods or self.worker_memory_mb,
             "worker_memory_mb_tiff": self.worker_memory_mb_tiff or self.worker_memory_mb,
         }
         for name, value in computed.items():
@@ -263,6 +354,22 @@ class Settings:
             raise InvalidSetting(
                 "R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY", "set where R2_ACCOUNT_ID or R2_ENDPOINT_URL is"
             )
+        if self.worker_presigned and not self.uses_s3:
+            raise InvalidSetting(
+                "WORKER_PRESIGNED", "false unless R2_ACCOUNT_ID or R2_ENDPOINT_URL is set: a local folder has no URLs"
+            )
+        if self.worker_presigned and self.worker_contract == "original":
+            raise InvalidSetting("WORKER_PRESIGNED", "false while WORKER_CONTRACT is original: those workers need keys")
+        if self.worker_contract == "original" and self._has_pool:
+            raise InvalidSetting(
+                "MACHINE_POOL", "0 while WORKER_CONTRACT is original: those workers do not ask for work"
+            )
+        if self.machine_provider != "fly" and self._has_pool:
+            raise InvalidSetting("MACHINE_POOL", "0 unless MACHINE_PROVIDER is fly: only Fly.io keeps machines stopped")
+
+    @property
+    def _has_pool(self) -> bool:
+        return bool(self.machine_pool or self.machine_pool_tiff or self.machine_pool_mods)
 
     @property
     def objects_dir(self) -> Path:
@@ -306,7 +413,8 @@ class Settings:
     def prepare(self) -> None:
         """Make the folders. Raises InvalidSetting where that fails, or where the socket folder is another's."""
         try:
-            self.objects_dir.joinpath(self.r2_bucket).mkdir(parents=True, exist_ok=True)
+            for bucket in (self.r2_bucket, self.r2_bucket_mods):
+                self.objects_dir.joinpath(bucket).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidSetting("DATA_DIR", f"a folder that can be written to ({error.strerror})") from error
         self.run_dir.mkdir(mode=0o700, exist_ok=True)

@@ -27,6 +27,7 @@ KEPT: Final = 4
 
 PREFIXES: Final = {
     "intake": "[Queue]",
+    "export": "[Export]",
     "job": "[DO]",
     "phase": "[DO]",
     "fleet": "[Fleet]",

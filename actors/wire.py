@@ -67,6 +67,14 @@ class Server:
             lambda: self.protocol(handler), sock=listener
         )
 
+    def is_in_place(self) -> bool:
+        """Whether who connects to the path comes here; also once it listens no more. A process that was slow to start
+        may have taken the place of a later one, and somebody may have cleaned the folder up."""
+        try:
+            return self._file is None or self.path.stat().st_ino == self._file
+        except FileNotFoundError:
+            return False
+
     def protocol(self, handler: Handler) -> asyncio.Protocol:
         """What speaks on a new connection."""
         return _Served(self, self.path.name, handler)
@@ -222,21 +230,22 @@ async def _handle(handler: Handler, requests: list[Any]) -> list[Any]:
 
 
 def _encode_replies(values: list[Any]) -> bytes:
+    replies = [_reply(value) for value in values]  # each once: what went wrong is logged
     try:
-        body = msgspec.msgpack.encode([_reply(value) for value in values])
+        body = msgspec.msgpack.encode(replies)
     except (TypeError, ValueError, OverflowError):  # one of them cannot be sent: find out which
-        body = msgspec.msgpack.encode([_encode_reply(value) for value in values])
+        body = msgspec.msgpack.encode([_encode_reply(reply) for reply in replies])
     if len(body) > MAX_FRAME_BYTES:
         refusal = TooLarge("The answer is too large. Ask for less at once.")
         return msgspec.msgpack.encode([_reply(refusal)] * len(values))
     return body
 
 
-def _encode_reply(value: Any) -> msgspec.Raw:
+def _encode_reply(reply: dict[str, Any]) -> msgspec.Raw:
     try:
-        return msgspec.Raw(msgspec.msgpack.encode(_reply(value)))
+        return msgspec.Raw(msgspec.msgpack.encode(reply))
     except (TypeError, ValueError, OverflowError):
-        telemetry.fault("wire.cannot_be_sent", type=type(value).__name__)
+        telemetry.fault("wire.cannot_be_sent", type=type(reply.get("ok")).__name__)
         return msgspec.Raw(msgspec.msgpack.encode(_reply(ArkeError("Internal error."))))
 
 
@@ -251,6 +260,7 @@ def _reply(value: Any) -> dict[str, Any]:
             }
         }
     if isinstance(value, ConnectionError):  # what the handler needs has died: it starts again, and nobody is to blame
+        telemetry.warning("wire.needed_part_away", why=type(value).__name__)
         return _reply(Unavailable(retry_after_s=1))
     if isinstance(value, BaseException):
         telemetry.fault("wire.request_failed", raised=value)

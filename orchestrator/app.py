@@ -6,14 +6,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import errors
-from orchestrator.callback_path import CallbackMiddleware
-from orchestrator.routes import admin, batches, documentation, health, jobs, machines
+from orchestrator.callback_path import WorkerMiddleware
+from orchestrator.routes import admin, batches, documentation, downloads, exports, fleet, health, jobs, machines
 from orchestrator.routing import Engine
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-    "Access-Control-Allow-Headers": "Content-Type, Authorization",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization, Range",
 }
 
 
@@ -21,21 +21,21 @@ def create_app(engine: Engine, *, callbacks_in_front: bool = True) -> FastAPI:
     """The application. `callbacks_in_front=False` leaves callbacks to the ordinary route."""
     app = FastAPI(
         title="Arke orchestrator",
-        summary="Batches of files through phases, each task on a machine of its own.",
+        summary="Batches of files through phases, and exports of metadata, each task on a machine of its own.",
         description=documentation.INTRODUCTION,
         version="1",
         docs_url=None,  # `documentation` serves a page that needs no internet
         redoc_url=None,
     )
     app.state.engine = engine
-    for group in (batches, jobs, machines, admin, health):
+    for group in (batches, exports, downloads, jobs, machines, fleet, admin, health):
         app.include_router(group.router)
     documentation.install(app)
     errors.install(app)
     app.add_middleware(errors.CatchAll)
     app.add_middleware(Cors)
     if callbacks_in_front:
-        app.add_middleware(CallbackMiddleware, engine=engine)
+        app.add_middleware(WorkerMiddleware, engine=engine)
     return app
 
 

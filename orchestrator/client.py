@@ -14,12 +14,13 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import httpx
 
 TEMPORARY = frozenset({502, 503, 504})
+IS_IT_THERE = "Is the service running there?"
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 3.0
 
@@ -90,6 +91,32 @@ class ArkeClient:
         """
         return self._call("POST", "/batches", body={"batch_id": new_id(), **body})
 
+    def export(self, pi: str, *, format: str = "mods", options: Mapping[str, Any] | None = None) -> Object:
+        """Start an export of an entity: `{"task_id", "status", "message"}`. Where an answer is lost a second one may be
+        started, which expires by itself.
+        """
+        return self._call("POST", "/export", body={"pi": pi, "format": format, "options": dict(options or {})})
+
+    def download(self, task: str, target: IO[bytes]) -> int:
+        """Write the file of a finished export to `target`; how many bytes. Of `batch/ID` the ZIP of a batch.
+
+        Raises Refused where it is not ready, Unreachable where it breaks off.
+        """
+        key = self._api_key or self._admin_key
+        path = "/download/" + "/".join(map(_part, task.split("/")))
+        written = 0
+        try:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            with self._http.stream("GET", self.url + path, headers=headers) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _refused(answer.status_code, _decode(answer))
+                for part in answer.iter_bytes():
+                    written += target.write(part)
+        except httpx.TransportError as error:
+            raise Unreachable(f"The download from {self.url} broke off. Start it again.") from error
+        return written
+
     def status(self, batch: str) -> Object:
         """The status object of one batch."""
         return self._call("GET", f"/status/{_part(batch)}")
@@ -131,6 +158,18 @@ class ArkeClient:
         """Set a batch to ERROR as an administrator; needs the admin key where the service has one."""
         return self._call("POST", f"/admin/reset/{_part(batch)}", body={}, admin=True)
 
+    def machines(self) -> Object:
+        """The machines that there are: `{"items": […]}`; needs the admin key where the service has one."""
+        return self._call("GET", "/admin/machines", admin=True)
+
+    def pool(self) -> Object:
+        """The pools of stopped machines: `{"pools": {kind: counts}}`; needs the admin key."""
+        return self._call("GET", "/admin/machines/pool", admin=True)
+
+    def sweep(self, *, dry_run: bool = False) -> Object:
+        """Destroy machines that are nobody's; with `dry_run` only tell which those are. Needs the admin key."""
+        return self._call("POST", "/admin/machines/sweep", body={"dry_run": dry_run}, admin=True)
+
     def task_environment(self, batch: str, task: str) -> dict[str, str]:
         """The signed environment of one task, for running a worker by hand."""
         environment = self._call("GET", f"/batches/{_part(batch)}/tasks/{_part(task)}/env")
@@ -162,21 +201,26 @@ class ArkeClient:
                 return answer
             pause_s = max(asked_s, random.uniform(wait_s / 2, wait_s))
             if self._clock() + pause_s > give_up_at:
-                raise Unreachable(f"{self.url} {trouble}. Is the service running there?")
+                raise Unreachable(trouble)
             self._sleep(pause_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _try(self, request: httpx.Request) -> tuple[Object | None, str, float]:
-        """One try: the answer, or None with what was wrong and how many seconds the service asks to wait."""
+        """One try: the answer, or None with a sentence of what was wrong and how many seconds the service asks to wait.
+        The sentence is the service's own, where it is the service that answered."""
         try:
             response = self._http.send(request)
         except httpx.TimeoutException:
-            return None, "did not answer in time", 0.0
+            return None, f"{self.url} did not answer in time. {IS_IT_THERE}", 0.0
         except httpx.TransportError:
-            return None, "cannot be reached", 0.0
+            return None, f"{self.url} cannot be reached. {IS_IT_THERE}", 0.0
         answer = _decode(response)
+        if (answer or {}).get("code") == "provider_unavailable":  # the service is well; to ask again does not help it
+            raise _refused(response.status_code, answer)
         if response.status_code in TEMPORARY or (response.status_code == 404 and answer is None):
-            return None, f"is not available (HTTP {response.status_code})", _retry_after_s(response)
+            nobody = f"{self.url} is not available (HTTP {response.status_code}). {IS_IT_THERE}"
+            sentence = (answer or {}).get("error")
+            return None, sentence if isinstance(sentence, str) else nobody, _retry_after_s(response)
         if response.is_success and answer is not None:
             return answer, "", 0.0
         raise _refused(response.status_code, answer)

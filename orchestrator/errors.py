@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors import telemetry
-from actors.errors import ArkeError, InvalidInput, NotFound, Unauthorized, Unavailable
+from actors.errors import ArkeError, InvalidInput, NotFound, ProviderAway, Unauthorized, Unavailable
 
 INTERNAL: Final = {
     "error": "The service failed on this request. Its log says why; send the request again later.",
@@ -31,7 +31,7 @@ _NAMED_FIELD = re.compile(r"`(?P<name>[^`]+)`$")
 
 def describe(error: ArkeError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers for one error."""
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable):
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, Unavailable | ProviderAway):
         # Fenced, or a class without a status of its own: it is ours to understand, not the caller's.
         telemetry.fault("http.engine_error", raised=error)
         return HTTPStatus.INTERNAL_SERVER_ERROR, dict(INTERNAL), {}

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from actors.errors import NotFound
+from actors.exports import ExportRequest
+from actors.rules.costs import Charge
 from actors.rules.model import Job, Task
+from worker.objects.base import Opened
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -39,8 +42,19 @@ class FrontSettings(Protocol):
         """`development` opens POST /test."""
 
     @property
+    def export_remove_after_download(self) -> bool:
+        """Whether an export goes once its file was downloaded, where its creation does not say."""
+
+    @property
     def max_body_bytes(self) -> int:
         """The largest request body, in bytes."""
+
+
+class ReadsObjects(Protocol):
+    """What downloads need of the object store. Blocking: called on a thread."""
+
+    def open(self, key: str, start: int = 0) -> Opened:
+        """The object from byte `start` on. Raises ObjectMissing, Unavailable."""
 
 
 class Reads(Protocol):
@@ -87,10 +101,20 @@ class Engine(Protocol):
     async def fleet(self, request: dict[str, Any]) -> Any:
         """Have the fleet handle `request`. Raises Retired for a machine that shall exit."""
 
+    async def costs(self, job_id: str) -> Charge:
+        """What the machines of a job have cost by now."""
+
     async def create(self, body: dict[str, Any] | bytes, owner: str | None) -> tuple[Job, bool]:
         """Take a batch in, whatever the body says: all of it is checked there, and only there. The flag says whether
         it is new (or a new run). Raises InvalidInput, BatchExists.
         """
+
+    async def export(self, wanted: ExportRequest, owner: str | None) -> tuple[Job, list[str]]:
+        """Take exports in: the job, and the ids of its tasks in the order of the entities."""
+
+    @property
+    def export_objects(self) -> ReadsObjects:
+        """Where the files of exports are."""
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """The environment of a task, signed, for running a worker by hand."""

@@ -37,7 +37,7 @@ from actors.errors import CannotStart, Unavailable
 from actors.settings import Settings
 from orchestrator import processes
 from orchestrator.app import create_app
-from orchestrator.callback_path import CallbackMiddleware, Installed
+from orchestrator.callback_path import Installed, WorkerMiddleware
 from orchestrator.errors import describe
 from orchestrator.routing import Engine
 
@@ -90,7 +90,7 @@ class ServeSettings(Protocol):
 
 def middlewares() -> list[Middleware]:
     """What Serve puts round the application of each replica (and round its proxy, where it passes all on)."""
-    return [Middleware(CallbackMiddleware)]
+    return [Middleware(WorkerMiddleware)]
 
 
 def run(

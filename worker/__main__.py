@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask_to_stop)
-    return loop.run(_environment(options), stop=stop)
+    return loop.run(_environment(options), stop=stop, is_whole_process=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +67,7 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
     if options.concurrency is not None:
         env["WORKER_CONCURRENCY"] = str(options.concurrency)
     if options.pull:
-        for name in ("TASK_ID", "BATCH_ID", "INPUT_R2_KEY", "CALLBACK_URL"):
+        for name in ("TASK_ID", "BATCH_ID", "INPUT_R2_KEY", "PI", "CALLBACK_URL"):
             env.pop(name, None)
         env["CLAIM_URL"] = f"{options.pull.rstrip('/')}/machines/claim"
         env["MACHINE_NAME"] = options.name or f"pull-{uuid.uuid4().hex[:12]}"
@@ -76,6 +76,7 @@ def _environment(options: argparse.Namespace) -> dict[str, str]:
         for name in ("WORKER_IDLE_S", "WORKER_MAX_AGE_S"):
             env.setdefault(name, "inf")
         env.setdefault("WORKER_MAX_TASKS", str(10**9))
+        env.setdefault("WORKER_KINDS", "tiff,mods")
     return env
 
 

@@ -87,7 +87,7 @@ class Child:
         try:
             self._stdin.write(framed(message))
         except BrokenPipeError:
-            raise Ended from None
+            raise self._ended() from None
 
     def receive(self, timeout_s: float) -> "ToParent | None":
         """The next message, or None when there is none in time. Raises Ended."""
@@ -138,12 +138,16 @@ class Child:
     def _take(self) -> None:
         part = os.read(self._stdout.fileno(), READ_BYTES)
         if not part:
-            self.kill()  # it closed its end: it is over or will never say more
-            self._reap(0)
-            while self._listen():
-                pass
-            raise Ended
+            raise self._ended()
         self._frames.feed(part)
+
+    def _ended(self) -> Ended:
+        """It closed its end: it is over or will never say more. What it said last is heard."""
+        self.kill()
+        self._reap(0)
+        while self._listen():
+            pass
+        return Ended()
 
     def _listen(self) -> bool:
         """Keeps what came on stderr; False at its end."""
@@ -191,8 +195,9 @@ class Conversation:
         with ExitStack() as held:
             while True:
                 match self._next():
-                    case Ready():
+                    case Ready(cpu_s):
                         self._child.was_ready = True
+                        self._child.cpu_s += cpu_s
                     case Hold() as wish:
                         self._child.send(self._granted(wish, held))
                     case Release():

@@ -12,6 +12,8 @@ import msgspec
 
 IMAGE_JPEG: Final = "image/jpeg"
 OCTET_STREAM: Final = "application/octet-stream"
+SINGLE: Final = "single"
+"""What workers give as the batch of an export that is in none."""
 MAX_CALLBACK_BYTES: Final = 256 * 1024
 MAX_CLAIM_FREE: Final = 256
 """The most tasks that one claim may ask for."""
@@ -50,7 +52,9 @@ class FileRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Callback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The report of a worker on one task. Times inside `performance` are milliseconds.
 
-    `retryable` is set to False by workers that know that another try cannot help.
+    `retryable` is set to False by workers that know that another try cannot help. `throttled_ms`: how long the host has
+    slowed down the machine since its last report. `metrics`: as the originals' exporters name what they have measured;
+    it counts as `performance`.
     """
 
     task_id: str
@@ -60,11 +64,13 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output_file_name: str | None = None
     output_file_size: Count | None = None
     performance: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
     error: str | None = None
     retryable: bool = True
     accepts_next: bool = False
     cpu_ms: Count | None = None
     pages: Count | None = None
+    throttled_ms: Count | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -2,7 +2,7 @@
 stdin and stdout.
 
     parent                               child
-                                     <-  Ready()            the libraries are loaded
+                                     <-  Ready(cpu_s)       the libraries are loaded
     Convert(source, target, options) ->
                                      <-  Hold(pixels, …)    the header was read: may this picture be decoded?
     Go(refusal)                      ->                     once the memory is free; or why it never will be
@@ -38,7 +38,10 @@ class Go(msgspec.Struct, tag=True, frozen=True):
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The child has loaded its libraries: what ends it from here on is the file's doing."""
+    """The child has loaded its libraries, for so many processor seconds: what ends it from here on is the file's
+    doing."""
+
+    cpu_s: float = 0.0
 
 
 class Hold(msgspec.Struct, tag=True, frozen=True):

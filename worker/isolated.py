@@ -83,7 +83,7 @@ def main() -> None:
 
     vips.load()
     _limit_memory(int(sys.argv[1]))
-    say(Ready())
+    say(Ready(time.process_time()))
     gate = _Asking(inbox, say)
     while True:
         request = inbox.get()

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -31,41 +32,48 @@ from worker.isolation import Converters
 from worker.kinds.base import Context, Outcome
 from worker.limits import MemoryGate, base_bytes, memory_for_pictures
 from worker.settings import TASK_VARIABLES, InvalidSetting, WorkerSettings, missing_task_variables, task_environment
+from worker.throttling import Throttling
 
 log = logging.getLogger("worker.loop")
 
 LOOK_EVERY_S = 0.5
+PROGRESS_EVERY_S = 5.0
+"""How often a long task says how far it is, at most; else signs of life are WORKER_HEARTBEAT_S apart."""
 END_WITHIN_S = 5.0
 """How long threads may take to end once their tasks were given back."""
 CLAIM_RETRY_S = 120.0
 """How long an orchestrator may be away: longer than its restart takes."""
 
 
-def run(env: Mapping[str, str], *, stop: threading.Event) -> int:
+def run(env: Mapping[str, str], *, stop: threading.Event, is_whole_process: bool = False) -> int:
     """Runs tasks until there are no more, the machine is spent, or `stop` is set. Returns the exit code: 1 when the
-    environment is not valid, the only task failed, or a report did not get through; else 0."""
+    environment is not valid, the only task failed, or a report did not get through; else 0.
+
+    `is_whole_process`: what the process used before counts as the machine's."""
     try:
         settings, by_claim = _checked(env)
     except (InvalidSetting, WorkerError) as error:
         return _refused_to_start(env, str(error), stop)
     scratch.sweep()
-    return _Machine(env, settings, stop).run(first=None if by_claim else dict(env))
+    cpu_begun_s = 0.0 if is_whole_process else time.process_time()
+    return _Machine(env, settings, stop, cpu_begun_s).run(first=None if by_claim else dict(env))
 
 
 def _checked(env: Mapping[str, str]) -> tuple[WorkerSettings, bool]:
     """The settings, and whether the first task is to be claimed. Raises InvalidSetting or WorkerError for a machine
-    that could not report, or would fail every task: one that claims brings its own way to the objects."""
+    that could not report, or would fail every task: one that claims brings its own way to the objects, unless it is
+    told that the tasks do."""
     settings = WorkerSettings.load(env)
     missing = missing_task_variables(env)
     by_claim = settings.claim_url is not None and len(missing) == len(TASK_VARIABLES)
     if settings.claim_url is not None:
         urls.split(settings.claim_url, "CLAIM_URL")
-    if by_claim:
-        objects.check({name: value for name, value in env.items() if name not in ("INPUT_URL", "OUTPUT_URL")})
-    elif missing:
+    if missing and not by_claim:
         raise InvalidSetting(f"Missing required environment variables: {', '.join(missing)}")
-    else:
+    if not by_claim:
         urls.split(env["CALLBACK_URL"], "CALLBACK_URL")
+    elif not settings.presigned:
+        objects.check({name: value for name, value in env.items() if name not in ("INPUT_URL", "OUTPUT_URL")})
     return settings, by_claim
 
 
@@ -92,6 +100,8 @@ class _Open:
     cancelled: threading.Event = field(default_factory=threading.Event)
     spoken: float = 0.0
     is_speaking: bool = False
+    progress: dict[str, Any] | None = None
+    """How far it is, where that has not been said yet."""
     _settled: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,6 +110,10 @@ class _Open:
         with self._lock:
             first, self._settled = not self._settled, True
             return first
+
+    def tell(self, progress: dict[str, Any]) -> None:
+        """How far it is: goes with the next sign of life."""
+        self.progress = progress
 
     @property
     def is_settled(self) -> bool:
@@ -113,7 +127,9 @@ class _Open:
 class _Machine:
     """The state of one run, shared by its threads under one lock."""
 
-    def __init__(self, env: Mapping[str, str], settings: WorkerSettings, stop: threading.Event) -> None:
+    def __init__(
+        self, env: Mapping[str, str], settings: WorkerSettings, stop: threading.Event, cpu_begun_s: float
+    ) -> None:
         self._env = env
         self._settings = settings
         self._stop = stop
@@ -121,11 +137,13 @@ class _Machine:
         self._memory = MemoryGate(memory_bytes, base_bytes=base_bytes(settings.conversions))
         self._converters = Converters(settings.conversions, memory_bytes=memory_bytes, timeout_s=settings.task_max_s)
         self._begun = time.monotonic()
-        self._cpu_begun = time.process_time()
+        self._cpu_begun_s = cpu_begun_s
+        self._throttling = Throttling(env)
         self._lock = threading.Lock()
         self._tasks: list[_Open] = []
         self._idle_since = self._begun
         self._begun_tasks = 0
+        self._done_tasks = 0  # of those begun: whose work is over, reported or not
         self._failed_tasks = 0
         self._trouble = False
         self._retired = threading.Event()
@@ -202,6 +220,11 @@ class _Machine:
                     self._release(task)
                 return None
             report = self._report(task)
+            with self._lock:
+                self._done_tasks += 1
+                throttled_ms = self._throttling.since_last_ms()
+            if report is not None and throttled_ms is not None:
+                report = msgspec.structs.replace(report, throttled_ms=throttled_ms)
             if report is None or not task.settle():
                 return None
             takes_next = self._reserve()
@@ -254,6 +277,7 @@ class _Machine:
                     converters=self._converters,
                     cancelled=task.cancelled,
                     transfer_s=self._settings.task_max_s,
+                    tell=task.tell,
                 )
             )
 
@@ -297,10 +321,10 @@ class _Machine:
         settings, age_s = self._settings, time.monotonic() - self._begun
         if self._retired.is_set() or self._begun_tasks >= settings.max_tasks or age_s >= settings.max_age_s:
             return True
-        if settings.cpu_burst_s is None:
-            return False
-        allowed_s = settings.cpu_burst_s + (settings.cpu_rate or 0.0) * age_s
-        return time.process_time() - self._cpu_begun + self._converters.cpu_s > allowed_s
+        used_s = time.process_time() - self._cpu_begun_s + self._converters.cpu_s
+        return not settings.allowance.has_room(
+            used_s=used_s, age_s=age_s, taken=self._begun_tasks, done=self._done_tasks
+        )
 
     def _claim(self) -> Environment | None:
         """Asks for a task until there is one, or the whole machine was idle for WORKER_IDLE_S. Raises Retired or
@@ -319,7 +343,7 @@ class _Machine:
 
     def _ask(self, url: str) -> tuple[Environment, ...]:
         asked = time.monotonic()
-        wait_s = min(self._settings.idle_s, MAX_CLAIM_WAIT_MS / 1000)
+        wait_s = min(self._idle_left_s(), MAX_CLAIM_WAIT_MS / 1000)
         request = Claim(
             machine=self._settings.machine_name,
             claim=uuid.uuid4().hex,
@@ -353,6 +377,13 @@ class _Machine:
             self._stop.wait(random.uniform(0.25, 0.5))
         return tasks
 
+    def _idle_left_s(self) -> float:
+        """How long a claim may wait: no longer than this machine stays without work, which costs as much as work."""
+        with self._lock:
+            if self._tasks:
+                return self._settings.idle_s
+            return max(0.0, self._idle_since + self._settings.idle_s - time.monotonic())
+
     def _was_idle(self) -> bool:
         with self._lock:
             return not self._tasks and time.monotonic() - self._idle_since >= self._settings.idle_s
@@ -376,15 +407,19 @@ class _Machine:
         keep back neither the others nor a stop. A task whose last sign is under way gives no further one."""
         for task in self._open_tasks():
             now = time.monotonic()
-            if task.is_settled or task.is_speaking or now - max(task.begun, task.spoken) < self._settings.heartbeat_s:
+            every_s = self._settings.heartbeat_s
+            if task.progress is not None:
+                every_s = min(every_s, PROGRESS_EVERY_S)
+            if task.is_settled or task.is_speaking or now - max(task.begun, task.spoken) < every_s:
                 continue
             task.spoken, task.is_speaking = now, True
             threading.Thread(target=self._sign_of_life, args=(task,), name="sign-of-life", daemon=True).start()
 
     def _sign_of_life(self, task: _Open) -> None:
         """One; ends the task where the answer says that it is no longer wanted."""
+        progress, task.progress = task.progress, None
         try:
-            unwanted = callback.heartbeat(task.env["CALLBACK_URL"], task.say("running"))
+            unwanted = callback.heartbeat(task.env["CALLBACK_URL"], task.say("running", performance=progress))
         except BadInput as error:
             log.warning("[Worker] sign of life of %s: %s", task.env["TASK_ID"], error)
             return

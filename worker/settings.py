@@ -9,25 +9,30 @@
 | WORKER_IDLE_S | s | 5 | how long to ask for work before exiting (`inf`: for ever) |
 | WORKER_MAX_TASKS | tasks | 1000 | retire after as many |
 | WORKER_MAX_AGE_S | s | 3600 | retire after this time |
-| WORKER_CPU_BURST_S | s | unlimited | processor seconds after which the machine is spent |
+| WORKER_CPU_BURST_S | s | unlimited | processor seconds that it may use: spent before a task would exceed them |
 | WORKER_CPU_RATE | cores | 0 | so many more for each second of its age; only with WORKER_CPU_BURST_S |
 | WORKER_CALLBACK_S | s | 120 | how long a callback is tried: longer than a restart of the service takes |
 | WORKER_HEARTBEAT_S | s | 15 | a task that runs longer says so at this interval: a quarter of the task time-out |
 | WORKER_MEMORY_MB | MB | the machine's | memory that conversions may use together |
 | WORKER_TASK_MAX_S | s | 600 | the longest conversion, download and upload; the service's TASK_MAX_MS_TIFF |
-| WORKER_KINDS | | tiff | kinds of task to claim, separated by commas |
+| WORKER_PRESIGNED | | false | each task brings INPUT_URL and OUTPUT_URL: claims without an access of its own |
+| WORKER_KINDS | | tiff | kinds of task to claim, separated by commas: tiff, mods |
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from worker.allowance import Allowance
 from worker.limits import cores
 
 TASK_VARIABLES = ("TASK_ID", "BATCH_ID", "INPUT_R2_KEY", "CALLBACK_URL")
+EXPORT_VARIABLES = ("TASK_ID", "BATCH_ID", "PI", "CALLBACK_URL")
+"""Of a task of the kind "mods", which reads an entity of the archive and no object."""
 MACHINE_VARIABLES = frozenset(
     {"CLAIM_URL", "MACHINE_NAME", "MACHINE_TOKEN", "OBJECTS_DIR", "STRICT_SHARP", "JPEG_QUALITY", "JPEG_ENCODER",
-     "TMPDIR", "R2_ACCOUNT_ID", "R2_ENDPOINT_URL", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"}
+     "TMPDIR", "ARKE_API_URL", "IPFS_GATEWAY", "ARKE_SCHEMAS", "R2_ACCOUNT_ID", "R2_ENDPOINT_URL", "R2_ACCESS_KEY_ID",
+     "R2_SECRET_ACCESS_KEY"}
 )  # fmt: skip
 
 
@@ -47,12 +52,12 @@ class WorkerSettings:
     idle_s: float = 5.0
     max_tasks: int = 1000
     max_age_s: float = 3600.0
-    cpu_burst_s: float | None = None
-    cpu_rate: float | None = None
+    allowance: Allowance = Allowance()
     callback_s: float = 120.0
     heartbeat_s: float = 15.0
     memory_mb: int | None = None
     task_max_s: float = 600.0
+    presigned: bool = False
     kinds: tuple[str, ...] = ("tiff",)
 
     @classmethod
@@ -72,19 +77,20 @@ class WorkerSettings:
             idle_s=_number(env, "WORKER_IDLE_S", 5),
             max_tasks=int(_number(env, "WORKER_MAX_TASKS", 1000, least=1, most=10**9)),
             max_age_s=_number(env, "WORKER_MAX_AGE_S", 3600),
-            cpu_burst_s=burst_s,
-            cpu_rate=rate,
+            allowance=Allowance(burst_s=burst_s, rate=rate or 0.0),
             callback_s=_number(env, "WORKER_CALLBACK_S", 120),
             heartbeat_s=_number(env, "WORKER_HEARTBEAT_S", 15, least=0.01),
             memory_mb=None if (megabytes := _optional(env, "WORKER_MEMORY_MB")) is None else int(megabytes),
             task_max_s=_number(env, "WORKER_TASK_MAX_S", 600, least=0.01, most=10**6),
+            presigned=_flag(env, "WORKER_PRESIGNED"),
             kinds=kinds or ("tiff",),
         )
 
 
 def missing_task_variables(env: Mapping[str, str]) -> list[str]:
     """The names of the four variables of a task that `env` lacks."""
-    return [name for name in TASK_VARIABLES if not env.get(name)]
+    needed = EXPORT_VARIABLES if env.get("KIND") == "mods" else TASK_VARIABLES
+    return [name for name in needed if not env.get(name)]
 
 
 def task_environment(machine: Mapping[str, str], task: Mapping[str, str]) -> dict[str, str]:
@@ -96,6 +102,13 @@ def task_environment(machine: Mapping[str, str], task: Mapping[str, str]) -> dic
 
 def _is_machine_variable(name: str) -> bool:
     return name in MACHINE_VARIABLES or name.startswith("WORKER_")
+
+
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name) or "false"
+    if text not in ("true", "false"):
+        raise InvalidSetting(f"{name} must be true or false, not {text!r}")
+    return text == "true"
 
 
 def _optional(env: Mapping[str, str], name: str) -> float | None:

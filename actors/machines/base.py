@@ -31,19 +31,21 @@ class ProviderUnavailable(Exception):
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A machine to be made: the provider's name for it, the kind of work, its whole environment.
 
-    `tags` are written on it where the provider can, for people and for sweeps.
+    `memory_mb`: it must have so much, where the provider can choose. `tags` are written on it where the provider can,
+    for people and for sweeps.
     """
 
     name: str
     kind: str
     env: dict[str, str]
+    memory_mb: int | None = None
     tags: dict[str, str] = {}
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A machine as its provider sees it. `code` is None where the exit code is not known.
 
-    `oom`: it is known to have run out of memory.
+    `oom`: it is known to have run out of memory; `memory_mb` is what it has, where the provider tells.
     """
 
     name: str
@@ -51,6 +53,7 @@ class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["running", "exited", "gone"]
     code: int | None = None
     oom: bool = False
+    memory_mb: int | None = None
 
 
 class Provider(Protocol):
@@ -120,6 +123,10 @@ class Pooling(Provider, Protocol):
 
         Raises ProviderUnavailable.
         """
+        ...
+
+    def edition(self, kind: str) -> str:
+        """All that machines of this kind are made of, by the settings: where it changes, prepared ones are outdated."""
         ...
 
     def grants(self, within_s: float) -> int:

@@ -1,4 +1,5 @@
-"""Expire: rows of jobs and of machines are removed RETENTION_DAYS after their end. Objects are never touched."""
+"""Expire: rows of batches and of machines are removed RETENTION_DAYS after their end. Objects are never touched, so
+exports are not either: these are removed with their files, by an alarm of their own."""
 
 from typing import Final, Protocol
 

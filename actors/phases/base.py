@@ -23,3 +23,5 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is told, without CALLBACK_URL."""
     files_after: Callable[[FileRef, Task], tuple[FileRef, ...]]
     """What a file becomes when its task is terminal."""
+    is_of_batches: bool = True
+    """Whether a batch of files may ask for it. The tasks of other jobs are made with them, and from no files."""

@@ -22,6 +22,7 @@ from actors.rules.effects import (
     Received,
     Refused,
     ReleaseMachines,
+    Remove,
     Rng,
     State,
 )  # fmt: skip
@@ -31,6 +32,7 @@ from actors.rules.events import (
     CalledBack,
     Cancelled,
     DeliveryEnded,
+    Downloaded,
     Event,
     Leased,
     Loaded,
@@ -54,6 +56,9 @@ begun again: nobody else asks anything of a batch that is over."""
 DELIVERY_MOST_MS: Final = 600_000
 """Within an activation it is not begun again before: longer than the request with the longest list may take."""
 
+REMOVAL_PATIENCE_MS: Final = 120_000
+"""How often a removal that was begun is looked at."""
+
 WAITS_FOR_PLACE_MS: Final = 120_000
 """A job without a place is admitted from outside: its loop, if it has one, ends meanwhile and is not asked often."""
 
@@ -73,6 +78,7 @@ class Draft:
         self.lease = state.lease
         self.plan = state.plan
         self.delivering_until = state.delivering_until
+        self.done_before = state.done_before
         self.policy, self.now, self.rng = policy, now, rng
         self.changed: dict[str, Task] = {}
         self.loaded: dict[str, Task] = {}
@@ -112,6 +118,7 @@ class Draft:
                 tasks_in_flight=job.tasks_in_flight + flying,
                 tasks_completed=job.tasks_completed + (task.status is TaskStatus.COMPLETED),
                 tasks_failed=job.tasks_failed + (task.status is TaskStatus.FAILED),
+                retries=job.retries + _is_tried_again(was, task),
             )
         if task.status is TaskStatus.PROCESSING:
             self.in_flight[task.task_id] = task
@@ -123,13 +130,30 @@ class Draft:
             self.next_due = min(self.next_due, task.not_before)
 
     def take(self, machine: str, claim: str, free: int) -> tuple[Task, ...]:
-        """Assign up to `free` of the tasks that are ready."""
+        """Assign up to `free` of the tasks that are ready. Those that need a machine of their own are for one that is
+        being made, and first: nothing else is.
+        """
         granted: list[Task] = []
-        while self.ready and len(granted) < free:
-            task = tasks.assign(self.ready.pop(0), machine, claim, self.policy, self.now)
+        while len(granted) < free and (place := self._next_for(claim)) is not None:
+            task = tasks.assign(self.ready.pop(place), machine, claim, self.policy, self.now)
             self.put(task)
             granted.append(task)
         return tuple(granted)
+
+    def _next_for(self, claim: str) -> int | None:
+        """Where in `ready` the next task for this claim is."""
+        place = 0 if claim.startswith(tasks.SPAWN) else self.large
+        return place if place < len(self.ready) else None
+
+    @property
+    def large(self) -> int:
+        """How many of the ready tasks need a machine that is made for them: the first ones (`tasks.large_first`)."""
+        return next((n for n, task in enumerate(self.ready) if task.memory_mb is None), len(self.ready))
+
+
+def _is_tried_again(was: Task | None, task: Task) -> bool:
+    """Not when it was given back: that is no try."""
+    return was is not None and task.status is TaskStatus.PENDING and was.tries == task.tries
 
 
 def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng: Rng) -> Decision:
@@ -155,6 +179,7 @@ def decide(state: State, events: Sequence[Event], policy: Policy, now: int, rng:
             lease=draft.lease,
             plan=draft.plan,
             delivering_until=draft.delivering_until,
+            done_before=draft.done_before,
         ),
         tasks=tuple(draft.changed.values()),
         rerun=draft.rerun,
@@ -177,9 +202,15 @@ def _as_committed(d: Draft, answer: Answer) -> Answer:
 
 
 def _activated(d: Draft, _: Activated) -> Answer:
-    """No wait is longer than its setting allows: one that seems to be was begun before the clock went back."""
-    latest = d.now + longest_wait_ms(d.policy, d.job.state)
-    bounds = {"alarm_at": latest, "delivery_at": latest, "delivery_since": d.now, "refused_since": d.now}
+    """No wait is longer than its setting allows: one that seems to be was begun before the clock went back. What has
+    its place does not wait at all; it was given by another process, whose clock may be ahead."""
+    is_placed = d.job.state is JobState.QUEUED and d.job.placement is not None
+    latest = d.now + (0 if is_placed else longest_wait_ms(d.policy, d.job.state))
+    kept_ms = d.policy.kept_ms if d.job.state in TERMINAL_JOBS else d.policy.unfinished_ms
+    bounds = {
+        "alarm_at": latest, "delivery_at": latest, "delivery_since": d.now, "refused_since": d.now,
+        "expires_at": d.now + (kept_ms or 0),
+    }  # fmt: skip
     beyond = {name: bound for name, bound in bounds.items() if (getattr(d.job, name) or 0) > bound}
     if beyond:
         d.set(**beyond)
@@ -196,7 +227,7 @@ def longest_wait_ms(policy: Policy, state: JobState) -> int:
         return WAITS_FOR_PLACE_MS
     if state is JobState.RUNNING:
         return policy.alarm_delay_ms
-    return max(DELIVERY_PATIENCE_MS, policy.backoff_cap_ms)
+    return max(DELIVERY_PATIENCE_MS, policy.backoff_cap_ms, policy.kept_ms or 0)
 
 
 def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
@@ -211,7 +242,24 @@ def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
         d.plan = "no"
     if d.job.delivery is Delivery.PENDING and (d.job.delivery_at or 0) <= d.now:
         _begin_delivery(d)
+    if d.job.expires_at is not None and d.job.expires_at <= d.now:
+        _expire(d)
     return None
+
+
+def _expire(d: Draft) -> None:
+    """What is over is removed. What has no machine, and nothing to show for its time, has waited for too long; all else
+    is looked at again after as long: a machine that has just died is no reason."""
+    done = d.job.tasks_completed + d.job.tasks_failed
+    if d.job.state in TERMINAL_JOBS:
+        d.set(expires_at=d.now + REMOVAL_PATIENCE_MS, removed_since=d.job.removed_since or d.now)
+        d.effects.append(Remove())
+    elif d.in_flight or done > d.done_before:
+        d.done_before = done
+        d.set(expires_at=d.now + d.policy.unfinished_ms)
+    else:
+        waited_s = d.policy.unfinished_ms / 1000
+        _stop(d, JobState.FAILED, "expired", f"No machine has finished it within {waited_s:.0f} s. Start it again.")
 
 
 def _overdue(d: Draft, task: Task) -> None:
@@ -238,11 +286,15 @@ def _called_back(d: Draft, report: CalledBack) -> Answer:
         return Received(stop=report.status == "running", next=_given_before(d, report))
     if report.status == "running":
         if is_open:
-            d.put(tasks.alive(task, d.policy, d.now))
+            d.put(tasks.alive(task, d.policy, d.now, report.performance))
         return Received(stop=not is_open)
+    if is_open and report.throttled_ms:
+        d.set(throttled_ms=d.job.throttled_ms + report.throttled_ms)
     if report.status == "success":
         if task.status is TaskStatus.PROCESSING and not is_open and task.machine is not None:
             d.effects.append(DestroyMachine(machine=task.machine, task_id=task.task_id, attempt=task.attempt))
+        if d.policy.kept_ms is not None:  # what is handed out and removed later is not for a worker to choose
+            report = replace(report, output_r2_key=None, output_file_name=None)
         d.put(tasks.succeed(task, report, d.now))
     elif not is_open:  # an error or a give-back of an attempt that was given up already
         return Received(next=_given_before(d, report))
@@ -288,9 +340,9 @@ def _work_taken(d: Draft, wish: WorkTaken) -> Answer:
         return Granted(())  # the machine was sent for the phase before
     open_already = tuple(t for t in d.in_flight.values() if t.machine == wish.machine and t.claim == wish.claim)
     if open_already or d.job.state is not JobState.RUNNING:
-        return Granted(open_already, _demand(d))
+        return Granted(open_already, *_demand(d))
     granted = d.take(wish.machine, wish.claim, wish.free)
-    return Granted(granted, _demand(d))
+    return Granted(granted, *_demand(d))
 
 
 def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
@@ -304,6 +356,8 @@ def _machine_lost(d: Draft, loss: MachineLost) -> Answer:
         if loss.why == "unmade":
             d.put(tasks.give_back(task, loss.message, d.now))
         elif loss.why != "refused":
+            if loss.short_of_mb is not None:
+                task = tasks.with_more_memory(task, loss.short_of_mb, d.policy.memory_most_mb)
             d.put(tasks.try_again(task, loss.message, d.policy, d.now, d.rng))
         elif loss.permanent:
             d.put(tasks.fail(task, loss.message, d.now))
@@ -351,6 +405,8 @@ def _retried(d: Draft, wish: Retried) -> Answer:
         return Refused("conflict", f"Batch {job.id} is in run {job.run} by now. Look at its status again.")
     if job.state not in TERMINAL_JOBS:
         return Refused("conflict", f"Batch {job.id} has not ended yet. Cancel it first, or wait.")
+    if job.removed_since is not None:
+        return Refused("conflict", f"{job.id} has expired and is being removed. Start it again.")
     if job.queued_at is None:
         return Refused("conflict", f"The list of files of batch {job.id} is not complete. Send its body again.")
     begin = _begin_again(job)
@@ -378,9 +434,10 @@ def _retried(d: Draft, wish: Retried) -> Answer:
         queued_at=d.now,
         started_at=None,
         completed_at=None,
+        expires_at=None if d.policy.kept_ms is None else d.now + d.policy.unfinished_ms,
     )
     d.ready, d.next_due, d.in_flight = [], None, Flight()
-    d.plan, d.delivering_until = "no", 0
+    d.plan, d.delivering_until, d.done_before = "no", 0, 0
     d.effects = [effect for effect in d.effects if not isinstance(effect, Deliver | PlanPhase)]  # of the run before
     return None
 
@@ -392,6 +449,12 @@ def _begin_again(job: Job) -> PhaseCount | None:
     counts = [count for count in (*job.history, job.count) if count.run == job.run]
     unfinished = None if job.state is JobState.DONE else job.count
     return next((count for count in counts if count.tasks_failed), unfinished)
+
+
+def _downloaded(d: Draft, _: Downloaded) -> Answer:
+    if d.job.state is JobState.DONE and d.job.expires_at is not None:
+        d.set(expires_at=min(d.job.expires_at, d.now))
+    return None
 
 
 def _redelivered(d: Draft, _: Redelivered) -> Answer:
@@ -486,6 +549,7 @@ HANDLERS: Final[dict[type[Event], Callable[[Draft, Any], Answer]]] = {
     Cancelled: _cancelled,
     WasReset: _was_reset,
     Retried: _retried,
+    Downloaded: _downloaded,
     Redelivered: _redelivered,
     DeliveryEnded: _delivery_ended,
     PhasePlanned: _phase_planned,
@@ -506,25 +570,34 @@ def _settle(d: Draft) -> None:
         elif d.plan == "no":
             d.plan = "asked"
             d.effects.append(PlanPhase(run=job.run, phase=job.phase + 1))
-    want = _demand(d)
+    want, large = _demand(d)
     begins_or_ends = (want == 0) != (d.announced == 0)
     if begins_or_ends or want > d.announced or (d.tell_again and want):
-        d.effects.append(Announce(want=want))
+        d.effects.append(Announce(want=want, large=large))
         d.announced = want
 
 
-def _demand(d: Draft) -> int:
+def _demand(d: Draft) -> tuple[int, int]:
+    """How many tasks could be taken now, and how many of them only by machines that are made for them. Of those behind
+    the page that is in memory nothing is known: while that holds no others, none is asked for either.
+    """
     if d.job.state is not JobState.RUNNING:
-        return 0
+        return 0, 0
     if not d.ready and d.next_due is not None and d.next_due > d.now:
-        return 0
-    return min(d.policy.batch_size, d.job.tasks_pending)
+        return 0, 0
+    want = min(d.policy.batch_size, d.job.tasks_pending)
+    large = d.large
+    return want, want if large and large == len(d.ready) else min(want, large)
 
 
 def _complete(d: Draft) -> None:
-    d.set(state=JobState.DONE, completed_at=d.now)
+    d.set(state=JobState.DONE, completed_at=d.now, expires_at=_kept_until(d))
     if d.policy.delivers:
         _await_delivery(d)
+
+
+def _kept_until(d: Draft) -> int | None:
+    return None if d.policy.kept_ms is None else d.now + d.policy.kept_ms
 
 
 def _await_delivery(d: Draft) -> None:
@@ -560,6 +633,7 @@ def _stop(d: Draft, state: JobState, code: str, error: str) -> None:
         code=code,
         error=error,
         completed_at=d.now,
+        expires_at=_kept_until(d),
         tasks_failed=d.job.tasks_failed + d.job.tasks_pending,
     )
     d.loaded.update({task.task_id: task for task in d.ready})  # still known to callbacks of the same turn
@@ -570,7 +644,7 @@ def _alarm(d: Draft) -> int | None:
     """When the job must be looked at again (invariant 5): never None while it is not terminal or not told."""
     job = d.job
     if job.state in TERMINAL_JOBS:
-        return job.delivery_at if job.delivery is Delivery.PENDING else None
+        return job.delivery_at if job.delivery is Delivery.PENDING else job.expires_at
     if job.state is JobState.QUEUED and job.placement is None and (job.alarm_at or 0) <= d.now:
         return d.now + WAITS_FOR_PLACE_MS
     if job.state is not JobState.RUNNING:

@@ -19,9 +19,11 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Announce(Effect, frozen=True, kw_only=True):
-    """Tell the fleet how many more tasks could be taken now; 0 takes the demand back."""
+    """Tell the fleet how many more tasks could be taken now; 0 takes the demand back. `large` of them need a machine
+    that is made for them (`Task.memory_mb`)."""
 
     want: int
+    large: int = 0
 
 
 class DestroyMachine(Effect, frozen=True, kw_only=True):
@@ -49,6 +51,10 @@ class PlanPhase(Effect, frozen=True, kw_only=True):
     phase: int
 
 
+class Remove(Effect, frozen=True, kw_only=True):
+    """Remove the job: its outputs from the object store, then its rows."""
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers the rules need, in milliseconds where a time. Handed in: rules read no settings."""
 
@@ -62,16 +68,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     spawn_give_up_ms: int = 600_000
     intake_timeout_ms: int = 300_000
     batch_size: int = 1_000
+    memory_most_mb: int = 0  # of a machine that is made for a task at which another one has run out of memory
     delivery_give_up_ms: int = 86_400_000
     delivers: bool = False  # whether there is a receiver of the final callback
+    kept_ms: int | None = None  # how long a job is kept after its end, with its outputs; None: the outputs are not ours
+    unfinished_ms: int = 3_600_000  # how long such a job may be without a machine, from its creation on
     kinds: Mapping[str, str] = {}  # the kind of machine that each phase takes; one that is not named takes any
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """The answer to WorkTaken: tasks whose assignment is committed, and how many more could be taken."""
+    """The answer to WorkTaken: tasks whose assignment is committed, and how many more could be taken, of which `large`
+    only by machines that are made for them."""
 
     tasks: tuple[Task, ...]
     want: int = 0
+    large: int = 0
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -96,11 +107,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     job: Job
     in_flight: Mapping[str, Task] = {}  # by task_id
-    ready: tuple[Task, ...] = ()  # pending, in the order they will be taken
+    ready: tuple[Task, ...] = ()  # pending: `tasks.large_first`, in the order they will be taken
     next_due: int | None = None  # when the first task in backoff may be taken
     announced: int = 0  # the demand the fleet was last told
     lease: int | None = None  # tasks that may be in flight while other jobs wait for machines; None: any number
     plan: Literal["no", "asked", "failed"] = "no"  # of the next phase, by this activation
+    done_before: int = 0  # tasks that were over when this activation last looked whether an export gets on
     delivering_until: int = 0  # until then the delivery that this activation began may be on its way
 
 

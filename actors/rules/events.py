@@ -35,6 +35,7 @@ class CalledBack(Event, frozen=True, kw_only=True):
     accepts_next: bool = False
     cpu_ms: int | None = None
     pages: int | None = None
+    throttled_ms: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -51,6 +52,7 @@ class MachineLost(Event, frozen=True, kw_only=True):
     """A machine is gone, was refused by its provider, or was never asked for: "unmade". The last two cost no try.
 
     `permanent`: another try of its task would be refused too; `hopeless`: so would every machine of the service.
+    `short_of_mb`: it ran out of memory, and had so much.
     `task_id` None: all it had of this job.
     """
 
@@ -59,6 +61,7 @@ class MachineLost(Event, frozen=True, kw_only=True):
     message: str
     permanent: bool = False
     hopeless: bool = False
+    short_of_mb: int | None = None
     task_id: str | None = None
     attempt: int = 0
 
@@ -87,6 +90,10 @@ class Retried(Event, frozen=True, kw_only=True):
 
     after_run: int
     created_at: int | None = None
+
+
+class Downloaded(Event, frozen=True, kw_only=True):
+    """The whole file of an export has been sent to a caller, and the export is to be removed after that."""
 
 
 class Redelivered(Event, frozen=True, kw_only=True):

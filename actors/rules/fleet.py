@@ -3,7 +3,7 @@
 Times are milliseconds since 1970 UTC. Kinds are kinds of work ("tiff").
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from heapq import heapify, heapreplace
@@ -24,7 +24,9 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     kind: str
     want: int
+    large: int = 0  # of those wanted: they need a machine that is made for them
     active: int = 0
+    weight: int = 1  # its share beside others', and how many turns it has in a row
     taking: int = 0  # asked of the job and not answered yet
     not_before: int = 0  # its host did not answer: asked again then
     version: int = 0  # counts announcements, so that an older answer does not overrule a newer wish
@@ -33,6 +35,11 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     def unmet(self) -> int:
         """Tasks that nobody is fetching yet."""
         return max(0, self.want - self.taking)
+
+    @property
+    def unmet_by_any(self) -> int:
+        """Those of them that any machine may take."""
+        return max(0, self.want - self.large - self.taking)
 
 
 class Place(NamedTuple):
@@ -49,10 +56,19 @@ class Found(NamedTuple):
     name: str
 
 
-def in_turn(demands: Mapping[str, Demand], *, kinds: Collection[str], after: str | None, now: int) -> list[str]:
-    """The jobs with unmet demand in the order in which they are asked: round-robin, beginning behind `after`."""
-    open_jobs = sorted(d.job for d in demands.values() if d.unmet and d.kind in kinds and d.not_before <= now)
-    split = bisect_right(open_jobs, after) if after is not None else 0
+def in_turn(
+    demands: Mapping[str, Demand], *, kinds: Collection[str], after: str | None, now: int, by_any: bool = False,
+    again: bool = False,
+) -> list[str]:  # fmt: skip
+    """The jobs with unmet demand in the order in which they are asked: round-robin, beginning behind `after`, or with
+    it where it has a turn `again`. `by_any`: demand that any machine meets, not only one that is made for it.
+    """
+    open_jobs = sorted(
+        d.job
+        for d in demands.values()
+        if (d.unmet_by_any if by_any else d.unmet) and d.kind in kinds and d.not_before <= now
+    )
+    split = (bisect_left if again else bisect_right)(open_jobs, after) if after is not None else 0
     return open_jobs[split:] + open_jobs[:split]
 
 
@@ -62,34 +78,44 @@ def to_spawn(
     alive: int,
     most: int,
     waiting: Mapping[str, int],
-    closed: Collection[str],
+    kinds: Collection[str],
     after: str | None,
     now: int,
+    by_any: bool = False,
+    alive_of: Mapping[str, int] = {},
+    most_of: Mapping[str, int] = {},
 ) -> list[Place]:
-    """The machines to make now, one per job and round.
+    """The machines to make now, in each round as many for a job as its weight; with `by_any` those to start, which take
+    what any machine may.
 
-    `alive` of `most` machines exist. `waiting` counts by kind what machines that ask for work could take at
-    once: those are cheaper than a new one and go first. Kinds in `closed` are backing off after a refusal.
+    `alive` of `most` machines exist; `alive_of` and `most_of` say the same by kind. `waiting` counts by kind what
+    machines that ask for work could take at once: those are cheaper than a new one and go first. Of other kinds than
+    `kinds` there are none to be had now.
     """
     free = most - alive
     if free <= 0:
         return []
-    left = {d.job: d.unmet for d in demands.values()}
+    left = {d.job: d.unmet_by_any if by_any else d.unmet for d in demands.values()}
     spare = dict(waiting)
     for job in in_turn(demands, kinds={d.kind for d in demands.values()}, after=after, now=now):
         kind = demands[job].kind
-        served = min(left[job], spare.get(kind, 0))
+        served = min(left[job], demands[job].unmet_by_any, spare.get(kind, 0))
         left[job] -= served
         spare[kind] = spare.get(kind, 0) - served
-    kinds = {d.kind for d in demands.values()}.difference(closed)
+    free_of = {kind: max(0, bound - alive_of.get(kind, 0)) for kind, bound in most_of.items()}
     places: list[Place] = []
+    order = in_turn(demands, kinds=kinds, after=after, now=now)
     while free > len(places):
-        round_ = [job for job in in_turn(demands, kinds=kinds, after=after, now=now) if left[job] > 0]
-        if not round_:
+        begun = len(places)
+        for job in order:
+            kind = demands[job].kind
+            count = min(demands[job].weight, left[job], free - len(places), free_of.get(kind, free))
+            left[job] -= count
+            if kind in free_of:
+                free_of[kind] -= count
+            places += [Place(job, kind)] * count
+        if len(places) == begun:
             break
-        for job in round_[: free - len(places)]:
-            left[job] -= 1
-            places.append(Place(job, demands[job].kind))
     return places
 
 
@@ -130,16 +156,18 @@ def deal(claims: Mapping[ClaimKey, Waiting], tasks: int) -> dict[ClaimKey, int]:
 
 
 def leases(demands: Mapping[str, Demand], slots: int) -> dict[str, int]:
-    """How many tasks each job may hold at once: equal shares, what one does not need goes to the others, at least 1.
+    """How many tasks each job may hold at once, by weight; what one does not need goes to the others; at least 1.
 
     `slots` is what the fleet can run; if more runs (people's own workers), that is what is shared out.
     """
     need = {d.job: d.want + d.active for d in demands.values()}
     left = max(slots, sum(d.active for d in demands.values()))
+    weights = {d.job: d.weight for d in demands.values()}
+    unshared = sum(weights.values())
     shares: dict[str, int] = {}
-    for count, job in enumerate(sorted(need, key=lambda job: (need[job], job))):
-        shares[job] = max(1, min(need[job], left // (len(need) - count)))
-        left = max(0, left - shares[job])
+    for job in sorted(need, key=lambda job: (need[job] / weights[job], job)):
+        shares[job] = max(1, min(need[job], left * weights[job] // unshared))
+        left, unshared = max(0, left - shares[job]), unshared - weights[job]
     return shares
 
 
@@ -158,7 +186,8 @@ def may_move(machine: Machine, to: MachineState) -> bool:
 def after_restart(machine: Machine) -> Literal["give_back", "inspect", "destroy", "keep"]:
     """What to do about a row that an earlier activation of the fleet has left (invariant 3: never blindly repeated).
 
-    PLANNED: a task may have been taken, but nothing was spawned. SPAWNING: the provider may have been asked.
+    PLANNED: a task may have been taken, but nothing was spawned. SPAWNING: the provider may have been asked. What is
+    the pool's is left to it.
     """
     if machine.state is MachineState.PLANNED:
         return "give_back"
@@ -170,15 +199,14 @@ def after_restart(machine: Machine) -> Literal["give_back", "inspect", "destroy"
 
 
 def orphans(
-    machines: Iterable[Machine], listed: Collection[Found], first_seen: Mapping[str, int], *, now: int, patience_ms: int
-) -> tuple[dict[str, int], list[str]]:
-    """The provider's machines without a row: (since when each was seen, those that are to be destroyed now)."""
+    machines: Iterable[Machine], listed: Collection[Found], first_seen: Mapping[str, int], *, now: int
+) -> dict[str, int]:
+    """The provider's machines without a row, and since when each was seen so."""
     rows = list(machines)
     ids = {m.provider_id for m in rows}
     names = {m.name for m in rows}
     nobodys = [f.provider_id for f in listed if f.provider_id not in ids and f.name not in names]
-    seen = {provider_id: first_seen.get(provider_id, now) for provider_id in nobodys}
-    return seen, [provider_id for provider_id in nobodys if now - seen[provider_id] >= patience_ms]
+    return {provider_id: first_seen.get(provider_id, now) for provider_id in nobodys}
 
 
 def overstaying(

@@ -1,10 +1,15 @@
 """The rows, as frozen structs. Times are milliseconds since 1970 UTC; sizes are bytes; 0 and None mean "not yet"."""
 
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 
 from actors.rules.states import Delivery, JobState, MachineState, TaskStatus
+
+MOST_WEIGHT: Final = 100
+
+JobKind = Literal["batch", "export", "exports"]
+"""A batch of files; one export, which is its own and only task; a batch of exports."""
 
 
 class PhaseCount(msgspec.Struct, frozen=True):
@@ -19,10 +24,10 @@ class PhaseCount(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One durable job: a batch (kind "batch") or, later, an export. The row of table `jobs`."""
+    """One durable job. The row of table `jobs`."""
 
     id: str
-    kind: str = "batch"
+    kind: JobKind = "batch"
     state: JobState = JobState.RECEIVING
     phases: tuple[str, ...] = ("TIFF_CONVERSION",)
     phase: int = 0  # index into phases
@@ -55,10 +60,21 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: int = 0
     completed_at: int | None = None
     delivery_since: int | None = None  # when the present attempts to deliver began: at the end, or by `redeliver`
+    retries: int = 0  # tries of tasks after a failed one, in all runs
+    throttled_ms: int = 0  # for which hosts have slowed down its machines, as far as workers have told
+    removed_since: int | None = None  # since when its files are being removed: it cannot begin again
+    expires_at: int | None = None  # an export: until then it must have a machine; once it is over: it is removed
 
     @property
     def tasks_pending(self) -> int:
         return self.tasks_total - self.tasks_completed - self.tasks_failed - self.tasks_in_flight
+
+    @property
+    def weight(self) -> int:
+        """Its share beside other batches', as its creation says; what was taken in before that was checked counts as
+        1."""
+        weight = self.message.get("weight", 1)
+        return weight if type(weight) is int and 1 <= weight <= MOST_WEIGHT else 1
 
     @property
     def count(self) -> PhaseCount:
@@ -121,13 +137,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ms: int | None = None
     pages: int | None = None
     notes: tuple[str, ...] = ()
+    memory_mb: int | None = None  # that its machine must have: one with less has run out of it
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """One machine. The row of table `machines`, key `id`, written before the provider is called (invariant 3)."""
 
-    id: str  # "m-{number}", given by the fleet
-    name: str | None = None  # provider's name: follows from batch, run, task and attempt
+    id: str  # "m-{epoch}-{number}", given by the fleet
+    name: str | None = None  # provider's name: follows from batch, run, task and attempt; in a pool from the id
     provider: str = "subprocess"
     provider_id: str | None = None
     kind: str = "tiff"
@@ -140,3 +157,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: int | None = None
     ended_at: int | None = None
     reason: str | None = None
+    pool: str | None = None  # the edition of the pool that it is of; None: it was made for one task
+    price: int | None = None  # 10^-9 dollars a second while it runs
+    charged_at: int | None = None  # until when its time was charged to jobs (`rules.costs`)

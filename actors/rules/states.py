@@ -34,6 +34,9 @@ class MachineState(StrEnum):
 
     PLANNED = "planned"
     SPAWNING = "spawning"
+    PREPARING = "preparing"
+    READY = "ready"  # stopped, in the pool
+    STARTING = "starting"
     RUNNING = "running"
     DESTROYING = "destroying"
     GONE = "gone"
@@ -99,6 +102,7 @@ TASK_MOVES: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 MACHINE_MOVES: Final[Mapping[MachineState, frozenset[MachineState]]] = {
     MachineState.PLANNED: frozenset({
         MachineState.SPAWNING,   # its task was taken, its name is written: the provider is asked next
+        MachineState.PREPARING,  # it is for the pool, its name is written: the provider is asked next
         MachineState.GONE,       # the batch had no task after all
     }),
     MachineState.SPAWNING: frozenset({
@@ -106,11 +110,28 @@ MACHINE_MOVES: Final[Mapping[MachineState, frozenset[MachineState]]] = {
         MachineState.DESTROYING, # cancelled before the answer came
         MachineState.GONE,       # refused, or never there
     }),
+    MachineState.PREPARING: frozenset({
+        MachineState.READY,      # the provider answered, or an inspection found it
+        MachineState.GONE,       # refused, or never there
+    }),
+    MachineState.READY: frozenset({
+        MachineState.STARTING,   # there is work: the provider is asked next
+        MachineState.DESTROYING, # of an edition of before, or more than the pool shall have
+        MachineState.GONE,       # it is not there any more
+    }),
+    MachineState.STARTING: frozenset({
+        MachineState.RUNNING,    # the provider answered, or an inspection found it at work
+        MachineState.READY,      # there is no place for it now
+        MachineState.DESTROYING, # its batch was ended, or it does not start
+        MachineState.GONE,       # it is not there any more
+    }),
     MachineState.RUNNING: frozenset({
+        MachineState.READY,      # of the pool: it had no more work, and has ended as it should
         MachineState.DESTROYING, # overdue, cancelled, or nobody's
         MachineState.GONE,       # it exited or died
     }),
     MachineState.DESTROYING: frozenset({
+        MachineState.READY,      # of the pool: it has stopped in time
         MachineState.GONE,       # the provider confirms
     }),
     MachineState.GONE: frozenset(),

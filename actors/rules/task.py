@@ -1,6 +1,7 @@
 """The rules of one task: assignment, outcome, backoff, deadline. Pure."""
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
@@ -51,10 +52,16 @@ def assign(task: Task, machine: str, claim: str, policy: Policy, now: int) -> Ta
     )
 
 
-def alive(task: Task, policy: Policy, now: int) -> Task:
-    """A sign of life moves the deadline by a full time-out, at most to task_max_ms after the assignment."""
+def alive(task: Task, policy: Policy, now: int, progress: dict[str, Any] | None = None) -> Task:
+    """A sign of life moves the deadline by a full time-out, at most to task_max_ms after the assignment; it may say how
+    far the task is."""
     latest = (task.assigned_at or now) + policy.task_max_ms
-    return replace(task, heard_at=task.heard_at or now, deadline_at=min(now + policy.task_timeout_ms, latest))
+    return replace(
+        task,
+        heard_at=task.heard_at or now,
+        deadline_at=min(now + policy.task_timeout_ms, latest),
+        performance=progress or task.performance,
+    )
 
 
 def resume(task: Task, policy: Policy, now: int) -> Task:
@@ -106,6 +113,18 @@ def try_again(task: Task, reason: str, policy: Policy, now: int, rng: Rng) -> Ta
     return _back(task, reason, now + rng.randint(0, ceiling))
 
 
+def with_more_memory(task: Task, had_mb: int, most_mb: int) -> Task:
+    """After its machine has run out of memory: the next one has twice as much, but no more than `most_mb`."""
+    wanted_mb = min(2 * had_mb, most_mb)
+    return replace(task, memory_mb=wanted_mb) if wanted_mb > max(had_mb, task.memory_mb or 0) else task
+
+
+def large_first(ready: Iterable[Task]) -> tuple[Task, ...]:
+    """In the order in which they are taken: those that need a machine of their own before the others, wherever else
+    they stand, so that they are found at once."""
+    return tuple(sorted(ready, key=lambda task: task.memory_mb is None))
+
+
 def give_back(task: Task, reason: str | None, now: int, *, wait_ms: int = 0) -> Task:
     """Pending again without a try: released by its machine, or its spawn was refused."""
     return replace(_back(task, reason, now + wait_ms), tries=max(0, task.tries - 1))
@@ -122,5 +141,6 @@ def _back(task: Task, reason: str | None, not_before: int) -> Task:
         assigned_at=None,
         heard_at=None,
         deadline_at=None,
+        performance=None,
         error=None if reason is None else bounded(reason),
     )

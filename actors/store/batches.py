@@ -12,11 +12,11 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actors.errors import Conflict, Fenced, NotFound
 from actors.rules.model import Job, Task
-from actors.rules.placement import OWN_ACTOR, shared_host
+from actors.rules.placement import OWN_ACTOR, exports_host, shared_host
 from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
 from actors.store.commit import Commit
 from actors.store.engine import Db, Sql, one_of
-from actors.store.tables import JOBS, TASKS, files, jobs, tasks
+from actors.store.tables import JOBS, TASKS, costs, files, jobs, tasks
 from worker.contract import FileRef
 
 REMOVED_AT_ONCE: Final = 20_000  # rows of one request that deletes: about 0.1 s of the writer's time
@@ -168,6 +168,7 @@ _UPDATE_TASK = Sql(
     _TASK_COLUMNS,
 )
 _UPDATE_TASK_ROW = _UPDATE_TASK.picker(TASKS.columns)
+_DELETE_COSTS = Sql(delete(costs).where(costs.c.job_id == bindparam("id")))
 _DELETE_JOB = Sql(delete(jobs).where(jobs.c.id == bindparam("id")))
 _ROWID: Final = literal_column("rowid", Integer)
 _DELETE_SOME_TASKS = Sql(
@@ -199,6 +200,19 @@ def create(db: Db, request: dict[str, Any]) -> bytes:
     return msgspec.msgpack.encode(None if row is None else (JOBS.struct_of(row), False))
 
 
+def take_in(db: Db, request: dict[str, Any]) -> bytes:
+    """Insert a job that is complete, with its tasks. The same again changes nothing. Raises Conflict where the id is
+    another job's."""
+    job, rows = _decode_job(request["job"]), _decode_tasks(request["tasks"])
+    if db.run(_INSERT_JOB, {**JOBS.values(job), "list_digest": None}) == 1:
+        db.run_many(_INSERT_TASK, [_INSERT_TASK_ROW(TASKS.row(task)) for task in rows])
+        return b""
+    found = _find(db, job.id)
+    if (found.kind, found.created_at, found.message) != (job.kind, job.created_at, job.message):
+        raise Conflict(f"The id {job.id} is in use.")
+    return b""
+
+
 def recreate(db: Db, request: dict[str, Any]) -> bytes:
     """A new run with a new list over a failed or cancelled job, or over one whose intake died and whose manifest is
     another one now. Answers (row, whether nothing of the former list is left to `clear`).
@@ -215,8 +229,9 @@ def recreate(db: Db, request: dict[str, Any]) -> bytes:
     if not receives and old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise Conflict(f"The batch is {old.state}: only a failed or cancelled one can be created again.")
     job = msgspec.structs.replace(
-        job, run=old.run + 1, epoch=old.epoch + 1, seq=0, history=old.past, delivered_run=old.delivered_run
-    )
+        job, run=old.run + 1, epoch=old.epoch + 1, seq=0, history=old.past, delivered_run=old.delivered_run,
+        retries=old.retries, throttled_ms=old.throttled_ms,
+    )  # fmt: skip
     values = {**JOBS.values(job), "key_id": job.id, "list_digest": request["list_digest"], "deleting": LIST}
     db.run(_REPLACE_JOB, values)
     return msgspec.msgpack.encode((job, _clear(db, job.id)))
@@ -327,6 +342,10 @@ def admit(db: Db, request: dict[str, Any]) -> str | None:
     job = _find(db, request["job_id"])
     if job.placement is not None:
         return job.placement
+    if job.kind != "batch":
+        place = exports_host(job.id)
+        db.run(_PLACE, {"key_id": job.id, "place": place, "alarm": request["now"]})
+        return place
     most, is_small = request["max_active"], job.tasks_total <= request["small_tasks"]
     if _count(db, _COUNT_OWN_ACTORS) < most and not (is_small and _is_burst(db, most, request["now"])):
         place = OWN_ACTOR + job.id
@@ -398,12 +417,14 @@ def remove(db: Db, request: dict[str, Any]) -> bool:
         db.run(_BEGIN_TO_REMOVE, {"key_id": job_id})
     if not _delete_some(db, job_id):
         return False
+    db.run(_DELETE_COSTS, {"id": job_id})
     db.run(_DELETE_JOB, {"id": job_id})
     return True
 
 
 OPERATIONS: Final = {
     "create": create,
+    "take_in": take_in,
     "recreate": recreate,
     "clear": clear,
     "add_files": add_files,

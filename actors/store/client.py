@@ -4,12 +4,14 @@ No SQL is imported here: the process of a batch, which needs little of the store
 """
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from actors.errors import Unavailable
+from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, Task
 from actors.store.commit import Commit
 from actors.store.standing import NEVER
@@ -24,8 +26,10 @@ _decode_activated = msgspec.msgpack.Decoder(tuple[Job, list[Task]]).decode
 _ANSWERS: Final[dict[str, Any]] = {
     "singleton_epoch": int,
     "job": Job | None,
+    "costs_of": Charge,
     "open_jobs": set[str],
     "busy_machines": set[str],
+    "work_on": dict[str, list[str]],
     "held": list[Task],
     "some_tasks": list[Task],
     "pending": tuple[list[Task], int | None],
@@ -101,6 +105,11 @@ class Store:
         while (created := _decode_created(await self._write.call(request))) is None:
             await self.remove(job.id)
         return created
+
+    async def take_in(self, job: Job, tasks: list[Task]) -> None:
+        """Insert a job that is complete, with its tasks. The same again changes nothing. Raises Conflict where the id
+        is another job's."""
+        await self._write.call({"op": "take_in", "job": _encode(job), "tasks": _encode(tasks)})
 
     async def recreate(self, job: Job, list_digest: str | None = None) -> Job:
         """A new run with a new list over a failed or cancelled job, whose files and tasks go, in several
@@ -201,10 +210,14 @@ class Store:
         epoch: int = await self._write.call({"op": "activate_singleton", "name": name})
         return epoch
 
-    async def commit_machines(self, name: str, epoch: int, seq: int, machines: list[Machine]) -> None:
-        """Insert or replace machines. Raises Fenced if another activation of `name` has taken over."""
+    async def commit_machines(
+        self, name: str, epoch: int, seq: int, machines: list[Machine], charges: Sequence[Charge] = ()
+    ) -> None:
+        """Insert or replace machines, and add to the costs of jobs. Raises Fenced if another activation of `name` has
+        taken over."""
         await self._write.call({
             "op": "commit_machines", "name": name, "epoch": epoch, "seq": seq, "machines": _encode(machines),
+            "charges": _encode(charges),
         })  # fmt: skip
 
     async def forget_machines(self, before: int, limit: int = 10_000) -> int:
@@ -222,6 +235,10 @@ class Store:
         """The row of a job."""
         return await self._read("job", job_id)
 
+    async def costs(self, job_id: str, now: int) -> Charge:
+        """What the machines of a job have cost by the time `now`, those that run included."""
+        return await self._read("costs_of", job_id, now)
+
     async def open_jobs(self, job_ids: list[str]) -> set[str]:
         """Those of the jobs that exist and are not over."""
         return await self._read("open_jobs", job_ids)
@@ -229,6 +246,11 @@ class Store:
     async def busy_machines(self, job_ids: list[str]) -> set[str]:
         """The machines that have a task of one of the jobs in flight."""
         return await self._read("busy_machines", job_ids)
+
+    async def work_on(self, machine_ids: list[str]) -> dict[str, list[str]]:
+        """Of those machines that have tasks in flight, the jobs that these are of, in no order. It costs as much as
+        all tasks in flight, however few the machines."""
+        return await self._read("work_on", machine_ids)
 
     async def held(self, job_id: str, machine: str) -> list[Task]:
         """The tasks of a job that are in flight on a machine, in no order."""

@@ -7,12 +7,14 @@ from sqlalchemy import Integer, bindparam, delete, literal_column, select, updat
 from sqlalchemy.dialects.sqlite import insert
 
 from actors.errors import Fenced
+from actors.rules.costs import Charge
 from actors.rules.model import Machine
 from actors.rules.states import MachineState
 from actors.store.engine import Db, Sql
-from actors.store.tables import MACHINES, machines, singletons
+from actors.store.tables import COSTS, MACHINES, costs, jobs, machines, singletons
 
 _decode_machines = msgspec.msgpack.Decoder(list[Machine]).decode
+_decode_charges = msgspec.msgpack.Decoder(list[Charge]).decode
 
 _new_singleton = insert(singletons).values(name=bindparam("key_name"), epoch=1, seq=0)
 _ACTIVATE = Sql(
@@ -39,6 +41,20 @@ _UPSERT_MACHINE = Sql(
     MACHINES.columns,
 )
 _MACHINE_ROW = _UPSERT_MACHINE.picker(MACHINES.columns)
+_SUMS: Final = [name for name in COSTS.columns if name != "job_id"]
+_charge = insert(costs).from_select(
+    COSTS.columns,
+    select(jobs.c.id, *(bindparam(name, type_=costs.c[name].type) for name in _SUMS)).where(
+        jobs.c.id == bindparam("job_id")
+    ),
+)
+_CHARGE = Sql(  # of a job that is there no more nobody wants to know
+    _charge.on_conflict_do_update(
+        index_elements=["job_id"], set_={name: costs.c[name] + _charge.excluded[name] for name in _SUMS}
+    ),
+    COSTS.columns,
+)
+_CHARGE_ROW = _CHARGE.picker(COSTS.columns)
 _ROWID: Final = literal_column("rowid", Integer)
 _FORGET = Sql(
     delete(machines).where(
@@ -59,7 +75,7 @@ def activate_singleton(db: Db, request: dict[str, Any]) -> int:
 
 
 def commit_machines(db: Db, request: dict[str, Any]) -> None:
-    """Insert or replace machines, fenced as a commit of a job is. May be sent again."""
+    """Insert or replace machines, fenced as a commit of a job is, and charge jobs. May be sent again."""
     name, epoch, seq = request["name"], request["epoch"], request["seq"]
     values = {"key_name": name, "key_epoch": epoch, "former_seq": seq - 1, "new_seq": seq}
     if db.run(_TURN, values) == 0:
@@ -68,6 +84,9 @@ def commit_machines(db: Db, request: dict[str, Any]) -> None:
         raise Fenced
     rows = [_MACHINE_ROW(MACHINES.row(machine)) for machine in _decode_machines(request["machines"])]
     db.run_many(_UPSERT_MACHINE, rows)
+    charges = [_CHARGE_ROW(COSTS.row(charge)) for charge in _decode_charges(request["charges"])]
+    if charges:
+        db.run_many(_CHARGE, charges)
 
 
 def forget_machines(db: Db, request: dict[str, Any]) -> int:

@@ -13,11 +13,12 @@ import msgspec
 from sqlalchemy import Select, and_, bindparam, func, not_, or_, select, tuple_
 
 from actors.errors import InvalidInput
+from actors.rules.costs import RUNS, Charge, time_of
 from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, MachineState, TaskStatus
 from actors.store.engine import Db, Row, Sql, one_of
 from actors.store.standing import NEVER, Span, as_new, spans, standing
-from actors.store.tables import JOBS, MACHINES, TASKS, files, jobs, machines, singletons, tasks
+from actors.store.tables import COSTS, JOBS, MACHINES, TASKS, costs, files, jobs, machines, singletons, tasks
 from worker.contract import FileRef
 
 _decode_file = msgspec.json.Decoder(FileRef).decode
@@ -112,6 +113,15 @@ _BUSY_MACHINES = Sql(
         tasks.c.status == TaskStatus.PROCESSING.value,
     )
 )
+_WORK_ON = Sql(
+    select(tasks.c.machine, tasks.c.job_id)
+    .distinct()
+    .where(
+        tasks.c.job_id.in_(select(jobs.c.id).where(jobs.c.state == JobState.RUNNING.value)),
+        tasks.c.status == TaskStatus.PROCESSING.value,
+        tasks.c.machine.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)),
+    )
+)
 
 
 def _newest_first(*conditions: Any) -> Sql:
@@ -128,11 +138,13 @@ def _newest_first(*conditions: Any) -> Sql:
     return Sql(page)
 
 
-_LIST_JOBS = _newest_first()
-_LIST_STATE = _newest_first(jobs.c.state == bindparam("state"))
+_is_batch = jobs.c.kind == "batch"
+_LIST_JOBS = _newest_first(_is_batch)
+_LIST_STATE = _newest_first(jobs.c.state == bindparam("state"), _is_batch)
 _LIST_READING = _newest_first(jobs.c.state == JobState.RECEIVING.value, jobs.c.source_cursor.is_not(None))
-_LIST_ERROR = _newest_first(one_of(jobs.c.state, _STATUS_ERROR))
+_LIST_ERROR = _newest_first(one_of(jobs.c.state, _STATUS_ERROR), _is_batch)
 _LIST_PHASE = _newest_first(
+    _is_batch,
     one_of(jobs.c.state, _OPEN),
     func.json_extract(jobs.c.phases, func.printf("$[%d]", jobs.c.phase)) == bindparam("status"),
 )
@@ -158,10 +170,21 @@ def _jobs_where(*conditions: Any, order: Any) -> Sql:
 
 
 _ALARM_DUE = _jobs_where(jobs.c.alarm_at <= bindparam("now"), jobs.c.placement.is_not(None), order=jobs.c.alarm_at)
-_ALARM_FAR = _jobs_where(jobs.c.alarm_at > bindparam("far"), jobs.c.placement.is_not(None), order=jobs.c.alarm_at)
+_ALARM_FAR = _jobs_where(
+    jobs.c.alarm_at > bindparam("far"),
+    jobs.c.placement.is_not(None),
+    one_of(jobs.c.state, _OPEN),  # of an export that is over it tells when that is removed
+    order=jobs.c.alarm_at,
+)
 _DELIVERY_DUE = _jobs_where(
     jobs.c.delivery == Delivery.PENDING.value,
     or_(jobs.c.delivery_at <= bindparam("now"), jobs.c.delivery_at.is_(None)),
+    one_of(jobs.c.state, _TERMINAL),
+    order=jobs.c.delivery_at,
+)
+_DELIVERY_FAR = _jobs_where(
+    jobs.c.delivery == Delivery.PENDING.value,
+    jobs.c.delivery_at > bindparam("far"),
     one_of(jobs.c.state, _TERMINAL),
     order=jobs.c.delivery_at,
 )
@@ -180,11 +203,18 @@ _EXPIRED = Sql(
     select(jobs.c.id)
     .where(
         jobs.c.completed_at < bindparam("before"),
+        jobs.c.kind == "batch",  # an export goes with its files, by its own alarm
         not_(one_of(jobs.c.state, _OPEN)),  # as a negation, so that the index on completed_at is used
         jobs.c.delivery != Delivery.PENDING.value,
     )
     .order_by(jobs.c.completed_at)
     .limit(bindparam("most"))
+)
+_COSTS = Sql(select(*COSTS.select).where(costs.c.job_id == bindparam("job_id")))
+_RUNNING_FOR = Sql(
+    select(*MACHINES.select).where(
+        one_of(machines.c.state, [state.value for state in RUNS]), machines.c.job_id == bindparam("job_id")
+    )
 )
 _MACHINES = Sql(select(*MACHINES.select).order_by(machines.c.created_at, machines.c.id))
 _SINGLETON_EPOCH = Sql(select(singletons.c.epoch).where(singletons.c.name == bindparam("name")))
@@ -206,6 +236,17 @@ def job(db: Db, job_id: str) -> Job | None:
     return None if row is None else JOBS.struct_of(row)
 
 
+def costs_of(db: Db, job_id: str, now: int) -> Charge:
+    row = db.row(_COSTS, {"job_id": job_id})
+    known = Charge(job_id=job_id) if row is None else COSTS.struct_of(row)
+    running = [time_of(MACHINES.struct_of(row), now=now) for row in db.rows(_RUNNING_FOR, {"job_id": job_id})]
+    return msgspec.structs.replace(
+        known,
+        machine_ms=known.machine_ms + sum(charge.machine_ms for charge in running),
+        nano_usd=known.nano_usd + sum(charge.nano_usd for charge in running),
+    )
+
+
 def open_jobs(db: Db, job_ids: list[str]) -> set[str]:
     return {job_id for (job_id,) in db.rows(_OPEN_JOBS, {"ids": _json(job_ids)})}
 
@@ -213,6 +254,14 @@ def open_jobs(db: Db, job_ids: list[str]) -> set[str]:
 def busy_machines(db: Db, job_ids: list[str]) -> set[str]:
     """Those that have a task of one of the jobs in flight. Once a job is over none of its tasks is."""
     return {machine for (machine,) in db.rows(_BUSY_MACHINES, {"ids": _json(job_ids)})}
+
+
+def work_on(db: Db, machine_ids: list[str]) -> dict[str, list[str]]:
+    """By machine the jobs that have a task in flight on it; no machine without one. Looks at all that is in flight."""
+    found: dict[str, list[str]] = {}
+    for machine, job_id in db.rows(_WORK_ON, {"ids": _json(machine_ids)}):
+        found.setdefault(machine, []).append(job_id)
+    return found
 
 
 @contextmanager
@@ -372,12 +421,15 @@ def _place(task: Task) -> _Place:
     return task.phase, task.run, task.not_before, task.n
 
 
+OVERDUE: Final = (_ALARM_DUE, _DELIVERY_DUE, _ALARM_FAR, _DELIVERY_FAR)
+
+
 def overdue(db: Db, now: int, limit: int, far: int) -> list[Job]:
-    """Placed jobs whose alarm is due, then finished ones whose delivery is, then those whose alarm is later than
-    `far`, the latest that there can be: it was set before the clock went back. Each once.
+    """Placed jobs whose alarm is due, then finished ones whose delivery is, then those whose alarm or delivery is later
+    than `far`, the latest that there can be: it was set before the clock went back. Each once.
     """
     values = {"now": now, "far": far, "most": limit}
-    rows = [row for question in (_ALARM_DUE, _DELIVERY_DUE, _ALARM_FAR) for row in db.rows(question, values)]
+    rows = [row for question in OVERDUE for row in db.rows(question, values)]
     found = {row[0]: row for row in reversed(rows)}
     ordered = [found.pop(row[0]) for row in rows if row[0] in found]
     return [JOBS.struct_of(row) for row in ordered[:limit]]
@@ -421,7 +473,7 @@ def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     question.__name__: question
     for question in (
-        singleton_epoch, job, open_jobs, busy_machines, held, some_tasks, pending, some_files, taken_keys,
-        list_jobs, reading, list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
+        singleton_epoch, job, costs_of, open_jobs, busy_machines, work_on, held, some_tasks, pending, some_files,
+        taken_keys, list_jobs, reading, list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
     )
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 import msgspec
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 
+from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, Task
 
 metadata: Final = MetaData()
@@ -53,6 +54,10 @@ jobs: Final = Table(
     Column("delivery_since", BigInteger),
     Column("list_digest", Text),  # of the manifest whose files these are, while they are received
     Column("deleting", Text),  # what goes, slice by slice: "list" (files and tasks of earlier runs), "job" (all)
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("throttled_ms", BigInteger, nullable=False, server_default="0"),
+    Column("removed_since", BigInteger),
+    Column("expires_at", BigInteger),
 )
 OF_THE_STORE: Final = ("list_digest", "deleting")
 """Columns that are in no struct: only `actors.store.batches` reads and writes them."""
@@ -91,6 +96,7 @@ tasks: Final = Table(
     Column("cpu_ms", BigInteger),
     Column("pages", Integer),
     Column("notes", Text, nullable=False),
+    Column("memory_mb", Integer),
 )
 # The order in which pending tasks are taken; also lists and counts by status, whatever the run.
 Index("tasks_status", tasks.c.job_id, tasks.c.status, tasks.c.phase, tasks.c.run, tasks.c.not_before, tasks.c.n)
@@ -125,8 +131,22 @@ machines: Final = Table(
     Column("seen_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("reason", Text),
+    Column("pool", Text),
+    Column("price", BigInteger),
+    Column("charged_at", BigInteger),
 )
 Index("machines_state", machines.c.state, machines.c.ended_at)
+
+costs: Final = Table(
+    "costs",
+    metadata,
+    Column("job_id", Text, primary_key=True, nullable=False),
+    Column("machines", Integer, nullable=False),
+    Column("spawns", Integer, nullable=False),
+    Column("starts", Integer, nullable=False),
+    Column("machine_ms", BigInteger, nullable=False),
+    Column("nano_usd", BigInteger, nullable=False),
+)
 
 singletons: Final = Table(
     "singletons",
@@ -187,3 +207,4 @@ def _is_json(hint: Any) -> bool:
 JOBS: Final = Codec(Job, jobs)
 TASKS: Final = Codec(Task, tasks)
 MACHINES: Final = Codec(Machine, machines)
+COSTS: Final = Codec(Charge, costs)

@@ -21,6 +21,9 @@ COMMANDS: Final = {
     "serve": "serving:serve",
     "demo": "serving:demo",
     "convert": "convert:convert",
+    "export": "exporting:export",
+    "download": "exporting:download",
+    "schemas": "exporting:schemas",
     "submit": "submitting:submit",
     "status": "batches:status",
     "watch": "watching:watch",
@@ -31,6 +34,7 @@ COMMANDS: Final = {
     "retry": "batches:retry",
     "reset": "batches:reset",
     "redeliver": "batches:redeliver",
+    "machines": "machines:machines",
     "settings": "configuring:settings",
 }
 """Name to module and function in `orchestrator.cli`."""
@@ -90,10 +94,12 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
     A first look:                       arke demo
     The service:                        arke serve
     Convert a folder, no service:       arke convert ~/scans
+    Export a tree's metadata as MODS:   arke export PI --recursive
     Convert what is under a prefix:     arke submit --prefix staging/my-scans/ --watch
     Convert files of this machine:      arke submit --data-dir data ~/scans --watch
     What became of it:                  arke list; arke status BATCH; arke tasks BATCH --status failed
     Once more, what failed:             arke retry BATCH
+    What runs, for whom and since when: arke machines
 
     `arke COMMAND --help` tells more.
     """

@@ -121,7 +121,16 @@ def counts(status: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def show_status(status: Mapping[str, Any]) -> None:
-    """Print one status object for people."""
+    """Print one status object for people: of a batch of files, an export, or a batch of exports."""
+    if "task_id" in status:
+        return _show_lines(_export_lines(status))
+    if "total_tasks" in status:
+        return _show_lines({
+            "batch": status["batch_id"],
+            "state": status.get("state"),
+            "exports": f"{status['completed']} of {status['total_tasks']} done, {status['failed']} failed",
+            "error": status.get("error"),
+        })  # fmt: skip
     total, completed, failed = counts(status)
     lines = {
         "batch": status.get("batch_id"),
@@ -134,11 +143,59 @@ def show_status(status: Mapping[str, Any]) -> None:
         "updated": status.get("updated_at"),
         "completed": status.get("completed_at"),
         "delivery": status.get("delivery"),
+        "costs": costs_line(status.get("costs")),
         "error": status.get("error"),
     }
+    _show_lines(lines)
+
+
+def _show_lines(lines: Mapping[str, Any]) -> None:
     for name, value in lines.items():
         if value is not None:
             click.echo(f"{name:<10} {visible(value)}")
+
+
+def _export_lines(status: Mapping[str, Any]) -> dict[str, Any]:
+    counted = status.get("metrics") or status.get("progress") or {}
+    told = [
+        f"{counted[name]:,} {word}"
+        for name, word in (
+            ("entities_exported", "exported"), ("entities_incomplete", "incomplete"), ("entities_failed", "failed"),
+        )
+        if isinstance(counted.get(name), int)
+    ]  # fmt: skip
+    return {
+        "export": status["task_id"],
+        "status": status["status"],
+        "entity": status.get("pi"),
+        "format": status.get("format"),
+        "entities": ", ".join(told) or None,
+        "file": status.get("output_file_name"),
+        "bytes": status.get("output_file_size"),
+        "costs": costs_line(status.get("costs")),
+        "error": status.get("error"),
+    }
+
+
+def costs_line(costs: Mapping[str, Any] | None) -> str | None:
+    """What a batch has cost, for people; None where a service does not tell, or it has cost nothing yet."""
+    if not costs or not costs["machines"]:
+        return None
+    parts = [
+        _many(costs["machines"], "machine"),
+        f"{costs['machine_seconds'] / 60:.1f} machine-minutes",
+        _many(costs["spawns"], "spawn call"),
+        _many(costs["starts"], "start"),
+        "1 retry" if costs["retries"] == 1 else f"{costs['retries']:,} retries",
+        f"{costs['throttled_ms'] / 1000:.1f} s throttled",
+    ]
+    if costs.get("usd") is not None:
+        parts.append(f"${costs['usd']:.4f}")
+    return ", ".join(parts)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _plain(cell: Any) -> str:

@@ -5,16 +5,19 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from actors import telemetry
 from actors.settings import InvalidSetting, Settings
+from orchestrator.cli.export_report import Display, show_metrics
 from orchestrator.cli.remote import Remote, counts
 from orchestrator.cli.watching import follow
-from orchestrator.client import ClientError
+from orchestrator.client import ArkeClient, ClientError
 from orchestrator.supervisor import CannotServe, Ready, Supervisor, handle_signals
+
+LOOK_EVERY_S: Final = 0.5
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,6 +63,7 @@ def serve(host: str | None, port: int | None, data_dir: Path | None, log: str | 
 @click.command()
 @_options
 @click.option("--once", is_flag=True, help="Stop when the sample batch has ended; exit code 1 when not DONE.")
+@click.option("--export", "pi", metavar="PI", help="Then export this entity, and all below it, as MODS.")
 @click.pass_obj
 def demo(
     remote: Remote,
@@ -69,6 +73,7 @@ def demo(
     log: str | None,
     no_dashboard: bool,
     once: bool,
+    pi: str | None,
 ) -> None:
     """Serve, and convert a sample batch.
 
@@ -77,7 +82,7 @@ def demo(
     settings = load(host, port, data_dir, no_dashboard)
     if settings.uses_s3:
         raise InvalidSetting("R2_ENDPOINT_URL", "unset for the demo, as R2_ACCOUNT_ID: it uses the local folder")
-    sample = Sample(settings, remote, once)
+    sample = Sample(settings, remote, once, pi)
     click.echo("Starting (some 10 seconds) …")
     supervisor = Supervisor(settings, say=click.echo, on_ready=sample.begin, log=log_file(settings, log))
     sample.when_over = supervisor.stop
@@ -93,12 +98,13 @@ def demo(
 class Sample:
     """Submits the sample batch beside the supervisor, in a thread, and shows how it goes."""
 
-    def __init__(self, settings: Settings, remote: Remote, once: bool) -> None:
+    def __init__(self, settings: Settings, remote: Remote, once: bool, pi: str | None) -> None:
         self.succeeded = False
         self.when_over: Callable[[], None] = lambda: None
         self._settings = settings
         self._remote = remote
         self._once = once
+        self._pi = pi
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -133,9 +139,26 @@ class Sample:
         with self._remote.make(ready.url, api_key=self._remote.api_key or keys) as arke:
             arke.create({"batch_id": batch, "r2_prefix": f"samples/{batch}/"})
             status = follow(arke, batch, stop=self._stop)
-        if status is not None:
+            if status is None:
+                return
             self.succeeded = status["status"] == "DONE"
             click.echo(self._summary(status, folder, ready))
+            if self._pi is not None:
+                self.succeeded = self._export(arke, self._pi) and self.succeeded
+        if not self._once:
+            click.echo("Serving until Ctrl-C.")
+
+    def _export(self, arke: ArkeClient, pi: str) -> bool:
+        task = arke.export(pi, options={"recursive": True})["task_id"]
+        with Display() as display:
+            while (status := arke.status(task))["status"] == "processing" and not self._stop.wait(LOOK_EVERY_S):
+                display.update(status.get("progress") or {})
+        if status["status"] == "success":
+            path = self._settings.objects_dir / self._settings.r2_bucket_mods / status["output_r2_key"]
+            show_metrics(str(path), status["metrics"] or {})
+        else:
+            click.echo(f"{task}: {status['status']}. {status['error'] or ''}", err=True)
+        return bool(status["status"] == "success")
 
     def _summary(self, status: dict[str, Any], folder: Path, ready: Ready) -> str:
         total, completed, failed = counts(status)
@@ -147,7 +170,7 @@ class Sample:
             f"  dashboard  {ready.way_in or 'not started'}",
             f"  log        {self._settings.log_dir / telemetry.FILE}",
         ]
-        return "\n".join(lines if self._once else [*lines, "Serving until Ctrl-C."])
+        return "\n".join(lines)
 
 
 def load(host: str | None, port: int | None, data_dir: Path | None, no_dashboard: bool) -> Settings:

@@ -49,7 +49,8 @@ def env(remote: Remote, batch: str, task_id: str, as_json: bool) -> None:
       set -a; eval "$(arke task env my-batch my-batch_tiff_0)"; set +a
       python -m worker
 
-    The signature in CALLBACK_URL lets whoever has it report on this task.
+    The signature in CALLBACK_URL lets whoever has it report on this task. A service with WORKER_PRESIGNED gives no
+    access to the objects here: set R2_* yourself.
     """
     with remote.client() as arke:
         environment = arke.task_environment(batch, task_id)

@@ -1,14 +1,15 @@
 """What the groups of routes share: reading bodies, rows as the contract shows them, schemas for OpenAPI."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import Depends, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from actors.errors import InvalidInput, TooLarge
+from actors.errors import TooLarge
+from actors.rules.costs import Charge
 from actors.rules.model import Job, PhaseCount, Task
 from actors.rules.states import JobState
 from orchestrator import auth, errors
@@ -16,12 +17,12 @@ from orchestrator.routing import Engine
 
 MAX_PAGE: Final = 1000
 
-T = TypeVar("T")
 Responses = dict[int | str, dict[str, Any]]
 
 
-def engine_of(request: Request) -> Engine:
-    """The engine that the application was made with."""
+async def engine_of(request: Request) -> Engine:
+    """The engine that the application was made with. Like all dependencies not a plain function: FastAPI would run that
+    in a thread, which costs more than all that it does."""
     engine: Engine = request.app.state.engine
     return engine
 
@@ -29,7 +30,7 @@ def engine_of(request: Request) -> Engine:
 EngineOf = Annotated[Engine, Depends(engine_of)]
 
 
-def caller(request: Request, engine: EngineOf) -> str | None:
+async def caller(request: Request, engine: EngineOf) -> str | None:
     """The owner behind the key; None where no keys are configured. Raises Unauthorized."""
     return auth.require_api_key(engine.settings, request.headers.get("authorization"))
 
@@ -54,18 +55,6 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The body is over {limit} bytes. Put the list into a manifest object and name that.")
-
-
-def decode(body: bytes, kind: type[T]) -> T:
-    """`body` as `kind`. Raises InvalidInput for what is not JSON or has wrong types, with the field named."""
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except UnicodeDecodeError as error:
-        raise InvalidInput("The body is not UTF-8.") from error
-    except msgspec.DecodeError as error:
-        raise errors.invalid_json(error) from error
-    except RecursionError as error:
-        raise InvalidInput("The body is nested too deeply.") from error
 
 
 def respond(body: Any, status: int = 200) -> Response:
@@ -111,6 +100,19 @@ def job_view(job: Job) -> dict[str, Any]:
         "queued_at": iso(job.queued_at),
         "delivery": job.delivery.value,
     }
+
+
+def costs_view(job: Job, costs: Charge) -> dict[str, Any]:
+    """What the machines of a batch have cost so far, in all its runs. Dollars where prices are known."""
+    view: dict[str, Any] = {
+        "machines": costs.machines,
+        "machine_seconds": costs.machine_ms / 1000,
+        "spawns": costs.spawns,
+        "starts": costs.starts,
+        "retries": job.retries,
+        "throttled_ms": job.throttled_ms,
+    }
+    return view | ({"usd": costs.nano_usd / 1e9} if costs.nano_usd else {})
 
 
 def _phases(job: Job) -> list[PhaseCount]:
@@ -165,6 +167,18 @@ class Phase(BaseModel):
     delivery: str
 
 
+class Costs(BaseModel):
+    """Of a batch, in all its runs. `usd` is there where MACHINE_PRICES tells the price of its machines."""
+
+    machines: int
+    machine_seconds: float
+    spawns: int
+    starts: int
+    retries: int
+    throttled_ms: int
+    usd: float | None = None
+
+
 class BatchStatus(BaseModel):
     """A batch. Times are ISO 8601 UTC with milliseconds."""
 
@@ -212,6 +226,12 @@ class BatchStatus(BaseModel):
             }
         }
     }
+
+
+class BatchStatusWithCosts(BatchStatus):
+    """The same, and what it has cost."""
+
+    costs: Costs
 
 
 class BatchPage(BaseModel):
@@ -262,6 +282,7 @@ _MEANING: Final = {
     409: "The state of the batch does not allow this.",
     410: "This machine is retired: exit.",
     413: "The body is over the limit.",
+    502: "The provider of machines does not answer; `error` says why.",
     503: "Busy or restarting: send the same request again after Retry-After seconds.",
 }
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from actors.errors import NotFound
 from actors.rules.states import JobState, TaskStatus
 from orchestrator import auth
+from orchestrator.decoding import decode
 from orchestrator.routes.base import (
     MAX_PAGE,
     BatchPage,
@@ -18,7 +19,6 @@ from orchestrator.routes.base import (
     Ok,
     Responses,
     TaskPage,
-    decode,
     failures,
     job_view,
     json_body,

@@ -4,9 +4,21 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from orchestrator import callback_path
-from orchestrator.routes.base import BatchStatus, Caller, EngineOf, failures, job_view, json_body, read_body, respond
-from orchestrator.routing import find_job
+from actors.errors import NotFound
+from orchestrator import callback_path, exports
+from orchestrator.exports import ExportStatus
+from orchestrator.routes.base import (
+    BatchStatusWithCosts,
+    Caller,
+    EngineOf,
+    costs_view,
+    failures,
+    job_view,
+    json_body,
+    read_body,
+    respond,
+)
+from orchestrator.routing import find_job, no_batch
 from worker.contract import MAX_CALLBACK_BYTES
 
 router = APIRouter(tags=["jobs"])
@@ -53,10 +65,32 @@ CALLBACK_BODY = json_body(
 )
 
 
-@router.get("/status/{job_id}", response_model=BatchStatus, responses=failures(401, 404))
+@router.get("/status/{job_id}", response_model=BatchStatusWithCosts | ExportStatus, responses=failures(401, 404))
 async def status(job_id: str, engine: EngineOf, owner: Caller) -> Response:
-    """Where a batch is."""
-    return respond(job_view(await find_job(engine, job_id)))
+    """Where a batch of files is, or an export."""
+    if exports.is_task_of_a_batch(job_id):
+        return respond(exports.view(*await exports.find(engine, job_id)))
+    try:
+        job = await find_job(engine, job_id)
+    except NotFound:
+        raise exports.unknown() if exports.is_id(job_id) else no_batch(job_id) from None
+    if job.kind == "exports":
+        return respond(exports.batch_view(job, await exports.tasks_of(engine, job)))
+    costs = {"costs": costs_view(job, await engine.costs(job.id))}
+    if job.kind == "export":
+        return respond(exports.view(*await exports.find(engine, job_id)) | costs)
+    return respond(job_view(job) | costs)
+
+
+@router.post(
+    "/callback/{task_id}",
+    response_model=CallbackReply,
+    responses=failures(400, 403, 404, 413, 503),
+    openapi_extra=CALLBACK_BODY,
+)
+async def callback_of_one(task_id: str, request: Request, engine: EngineOf) -> Response:
+    """The same for an export that is in no batch."""
+    return await callback(task_id, task_id, request, engine)
 
 
 @router.post(

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.acceptance.service import Service
+from tests.stand_ins.arke_api import launched
 from tests.stand_ins.receiver import Receiver
 
 HERE = Path(__file__).parent
@@ -39,8 +40,15 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def _shared(receiver: Receiver) -> Iterator[Service]:
-    made = Service(receiver)
+def archive() -> Iterator[str]:
+    """The sample archive, at the pace of a real one; its address."""
+    with launched(["--latency-ms", "30"]) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _shared(receiver: Receiver, archive: str) -> Iterator[Service]:
+    made = Service(receiver, ARKE_API_URL=archive, IPFS_GATEWAY=archive)
     try:
         made.start()
         yield made

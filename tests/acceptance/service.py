@@ -33,6 +33,7 @@ QUICK: Final[Mapping[str, str]] = {
     "ALARM_DELAY_ERROR_RETRY": "500",
     "TASK_TIMEOUT_TIFF_CONVERSION": "5000",
     "BOOT_TIMEOUT_MS": "5000",
+    "TASK_TIMEOUT_MODS": "5000",
     "MAX_BODY_BYTES": str(1 << 20),
 }
 """Short times, so that what waits for a deadline does not wait long; and a limit that a small body is over."""
@@ -90,6 +91,10 @@ class Service:
         self._reader.start()
         eventually(lambda: self.has_said("Ready at") or self._ended(), "the service is ready", START_S)
         assert not self._ended(), self.last_words()
+
+    def set(self, **environment: str) -> None:
+        """For the next start."""
+        self._environment |= environment
 
     def stop(self) -> float:
         """SIGTERM; returns how many seconds the end took."""

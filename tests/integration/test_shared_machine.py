@@ -21,8 +21,7 @@ def environment_of_a_machine(tmp_path: Path, provider: str) -> dict[str, str]:
     """As one of four gets it."""
     settings = Settings.load({}, data_dir=tmp_path, machine_provider=provider, max_machines=4)
     nothing: Any = SimpleNamespace(call=None, capacity=None)
-    fleet = assembly.fleet(settings, nothing, nothing, Clock(), nothing)
-    return dict(fleet._base_env("m"))
+    return dict(assembly.fleet(settings, nothing, nothing, Clock(), nothing)._making._base_env("m", "tiff"))
 
 
 @pytest.mark.parametrize("provider", ["ray", "subprocess"])

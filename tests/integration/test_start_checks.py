@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.assembly import check, fly_options
+from actors.assembly import check, fly_options, machine_environment
 from actors.errors import CANNOT_WRITE, CannotStart, Unavailable
 from actors.settings import Settings
 from actors.signing import load_or_make_secret
@@ -89,6 +89,43 @@ def test_what_fly_needs_is_named(tmp_path: Path, environ: dict[str, str], senten
 def test_what_fly_needs_is_there(tmp_path: Path, environ: dict[str, str]) -> None:
     """A stand-in of the API on this computer needs no more than a token and an image."""
     check(Settings.load(environ, data_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"WORKER_MEMORY_MB": "300"}, "512 to 4096 MB, in steps of 256. Set WORKER_CPU_KIND_TIFF"),
+        ({"WORKER_CPUS_TIFF": "3"}, "one of 1, 2, 4, 6, 8 processors"),
+        ({"WORKER_CPU_KIND_MODS": "performance"}, "4096 to 16384 MB, in steps of 256. Set WORKER_CPU_KIND_MODS"),
+    ],
+)
+def test_a_size_that_fly_does_not_have_is_told_at_the_start(tmp_path: Path, given: dict[str, str], words: str) -> None:
+    """Else each task would be refused, one a second."""
+    with pytest.raises(CannotStart, match=words):
+        check(Settings.load(FLY | REACHABLE | S3 | given, data_dir=tmp_path))
+
+
+def test_the_kinds_of_work_have_apps_images_and_buckets_of_their_own(tmp_path: Path) -> None:
+    """As far as they are set; else those of all."""
+    given = FLY | {
+        "FLY_APP_NAME_MODS": "exports", "FLY_WORKER_IMAGE_MODS": "registry.fly.io/e:1", "R2_BUCKET_MODS": "exports",
+        "WORKER_MEMORY_MB_MODS": "2048", "ARKE_API_URL": "http://arke.test/", "MAX_MACHINES_MODS": "3",
+    }  # fmt: skip
+    settings = Settings.load(given, data_dir=tmp_path)
+    options = fly_options(settings)
+    assert options is not None
+    assert (options.apps_for("tiff"), options.apps_for("mods")) == (("arke-tiff-worker",), ("exports",))
+    assert (options.image_for("tiff"), options.image_for("mods")) == ("registry.fly.io/w:1", "registry.fly.io/e:1")
+    assert options.all_apps == ("arke-tiff-worker", "exports")
+    assert (options.sizes["tiff"].memory_mb, options.sizes["mods"].memory_mb) == (1024, 2048)
+    tiff, mods = (machine_environment(settings, kind) for kind in ("tiff", "mods"))
+    assert (tiff["R2_BUCKET"], mods["R2_BUCKET"]) == ("arke-staging", "exports")
+    assert (tiff["WORKER_TASK_MAX_S"], mods["WORKER_TASK_MAX_S"]) == ("600", "21600")
+    assert "ARKE_API_URL" not in tiff
+    assert mods["ARKE_API_URL"] == "http://arke.test"
+    same = fly_options(Settings.load(FLY, data_dir=tmp_path))
+    assert same is not None
+    assert (same.apps_for("mods"), same.image_for("mods")) == (("arke-tiff-worker",), "registry.fly.io/w:1")
 
 
 def test_what_the_provider_of_fly_is_told(tmp_path: Path) -> None:

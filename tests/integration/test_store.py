@@ -18,6 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from actors.errors import Conflict, Fenced, InvalidInput, NotFound, Unavailable
+from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, PhaseCount, Task
 from actors.rules.states import Delivery, JobState, MachineState, TaskStatus
 from actors.store import Commit, Store, batches, reads, tables
@@ -270,6 +271,24 @@ async def test_singletons_are_fenced_too(world: World) -> None:
         await world.store.commit_machines("fleet", first, 2, [change(machine, state=MachineState.GONE)])
     await world.store.commit_machines("fleet", second, 1, [change(machine, state=MachineState.RUNNING)])
     assert await world.store.machines() == [change(machine, state=MachineState.RUNNING)]
+
+
+async def test_a_job_is_charged_once_for_each_commit(world: World) -> None:
+    """A commit that is sent again adds nothing; machines that run count up to now; nobody is charged for a job that is
+    gone."""
+    await world.running(1, "b")
+    epoch = await world.store.activate_singleton("fleet")
+    machine = Machine(id="m-1", state=MachineState.RUNNING, job_id="b", started_at=1, charged_at=1000, price=3_000_000)
+    charges = [Charge(job_id="b", machines=1, spawns=2, machine_ms=500, nano_usd=7), Charge(job_id="x", spawns=1)]
+    for _ in range(2):
+        await world.store.commit_machines("fleet", epoch, 1, [machine], charges)
+    known = Charge(job_id="b", machines=1, spawns=2, machine_ms=2500, nano_usd=6_000_007)
+    assert await world.store.costs("b", now=3000) == known
+    gone = change(machine, state=MachineState.GONE)
+    await world.store.commit_machines("fleet", epoch, 2, [gone], [Charge(job_id="b", starts=1, machine_ms=2000)])
+    total = Charge(job_id="b", machines=1, spawns=2, starts=1, machine_ms=2500, nano_usd=7)
+    assert await world.store.costs("b", now=9000) == total
+    assert await world.store.costs("x", now=9000) == Charge(job_id="x")
 
 
 async def test_gone_machines(world: World) -> None:
@@ -741,6 +760,24 @@ async def test_what_a_machine_holds(world: World) -> None:
     assert await world.store.busy_machines(["other"]) == set()
 
 
+async def test_what_machines_work_on_whoever_they_took_it_from(world: World) -> None:
+    """Asked by machine, over all batches that run: each that has a task in flight on it, once; no other machine, and
+    nothing of a batch that does not run.
+    """
+    for job_id, machines in ((ID, ("m-1", "m-1", "m-2")), ("second", ("m-1", "m-4")), ("over", ("m-1", "m-3"))):
+        job = await world.running(3, job_id)
+        flying = [
+            a_task(n, job_id, status=TaskStatus.PROCESSING, attempt=1, machine=machine)
+            for n, machine in enumerate(machines)
+        ]
+        state = JobState.CANCELLED if job_id == "over" else JobState.RUNNING
+        done = a_task(2, job_id, status=TaskStatus.COMPLETED, attempt=1, machine="m-5")
+        await world.store.commit(Commit(change(job, seq=1, state=state), [*flying, done][:3]))
+    of = await world.store.work_on(["m-1", "m-2", "m-3", "m-5", "unknown"])
+    assert {machine: sorted(jobs) for machine, jobs in of.items()} == {"m-1": sorted([ID, "second"]), "m-2": [ID]}
+    assert await world.store.work_on([]) == {}
+
+
 async def test_reading_before_the_file_exists(tmp_path: Path) -> None:
     """A reader that comes before the writer is Unavailable, creates no file, and works once there is one."""
     path = tmp_path / "arke.db"
@@ -785,7 +822,7 @@ def test_no_question_scans_or_sorts(tmp_path: Path) -> None:
     Writer(tmp_path / "arke.db", inline=True).close()
     db = open_file(tmp_path / "arke.db", read_only=True)
     plan = plans(db)
-    sorts_few = {"_DELIVERY_DUE", "_MACHINES_ALIVE", "_LIST_ERROR", "_LIST_PHASE", "_STALLED"}
+    sorts_few = {"_ALARM_FAR", "_DELIVERY_DUE", "_MACHINES_ALIVE", "_LIST_ERROR", "_LIST_PHASE", "_STALLED"}
     for owner in (reads, batches):
         for name, sql in vars(owner).items():
             if not isinstance(sql, Sql) or sql.text.startswith("INSERT") or name == "_MACHINES":

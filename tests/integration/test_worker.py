@@ -530,3 +530,12 @@ def test_claimed_task_with_invalid_callback_url(
     assert server.callbacks() == []
     assert "the orchestrator sent a task whose CALLBACK_URL is not a valid URL" in caplog.text
     assert "Traceback" not in caplog.text
+
+
+def test_a_claim_waits_no_longer_than_the_machine_stays(server: StandIn, objects: Path) -> None:
+    """What is left of its idle time when it asks again: a second whole one would be paid for nothing."""
+    assert run(machine(server, objects, WORKER_IDLE_S="1.2")) == 0
+    waits_ms = [claim["wait_ms"] for claim in server.claims()]
+    assert len(waits_ms) >= 2
+    assert waits_ms == sorted(waits_ms, reverse=True)
+    assert waits_ms[-1] < waits_ms[0] <= 1200

@@ -38,6 +38,8 @@ FAULTS: Final[dict[str, float]] = {
     "process.doubled": 0.004,  # another one takes its name while it runs on
     "store.dies": 0.004,  # with the requests that it has, carried out or not
     "disk.full": 0.01,
+    "disk.fails": 0.006,  # a transaction, for another reason than want of room
+    "store.read_fails": 0.004,
     # HTTP
     "http.lost": 0.02,  # the request, or the answer
     "http.late": 0.02,
@@ -45,20 +47,26 @@ FAULTS: Final[dict[str, float]] = {
     # callbacks that no honest worker sends
     "callback.forged": 0.03,
     "callback.garbage": 0.03,
+    "claim.forged": 0.03,  # with the name of another machine
     "callback.again_later": 0.03,
     "callback.contradicts": 0.5,  # of those that failed: its machine says that it was done after all
     # the provider
-    "spawn.refused": 0.04,
-    "spawn.refused_for_good": 0.01,
+    "spawn.refused": 0.04,  # 429: too many at once
+    "spawn.full": 0.03,  # 412: no place for it
+    "spawn.over_quota": 0.02,  # 403: the account may have no more
+    "spawn.refused_for_good": 0.01,  # 422: not this machine, now or later
+    "spawn.not_let_in": 0.003,  # 401: none at all, until somebody changes the token
     "spawn.lost": 0.03,  # asked, never made, no answer
     "spawn.made_unanswered": 0.05,
     "spawn.made_late": 0.03,  # when it was asked whether it is there, and was not
+    "stop.ignored": 0.6,  # the machine goes on; few are told to stop
     "provider.away": 0.02,
     "fleet.dies_before": 0.01,  # the effect
     "fleet.dies_after": 0.01,
     # machines
     "machine.never_boots": 0.06,
     "machine.dies": 0.03,
+    "machine.oom": 0.02,  # unless it has much memory
     "machine.hangs": 0.02,  # and wakes when its task is long over
     "machine.vanishes": 0.01,  # dies, and the provider forgets it
     "machine.gives_back": 0.03,
@@ -71,6 +79,8 @@ FAULTS: Final[dict[str, float]] = {
     "receiver.answer_lost": 0.05,
     "host.dies_before": 0.05,  # the final callback
     "host.dies_after": 0.05,
+    # the object store
+    "objects.fail": 0.1,  # when a file is to be removed
 }
 """The highest rate of each in a usual run. A seed draws which of them it has at all, and how often."""
 

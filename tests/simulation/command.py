@@ -85,9 +85,8 @@ class Stop:
 
     def _hear(self, number: int, _: FrameType | None) -> None:
         self.code = 128 + number
-        if (
-            self.is_loading
-        ):  # nothing is there yet that had to be removed, and not every import lets an exception through
+        if self.is_loading:
+            # Nothing is there yet that had to be removed, and not every import lets an exception through.
             os._exit(self.code)
         sys.unraisablehook = lambda _: None  # where it cannot be raised, `was_heard` is asked
         raise KeyboardInterrupt

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from actors.errors import ArkeError
-from actors.signing import verify_machine
-from orchestrator import callback_path
+from orchestrator import auth, callback_path
 from tests.simulation import transcript
-from tests.simulation.checker import Assignment, assignment
+from tests.simulation.checks.facts import Assignment, assignment
 from tests.simulation.loop import Process
 from tests.simulation.machines import batch_and_task
 from tests.simulation.processes import FRONTS
@@ -51,7 +50,7 @@ class Front:
     def _note_report(self, batch: str, url: str, body: bytes) -> None:
         try:
             said = json.loads(body)
-            self._world.checker.reports(
+            self._world.checker.jobs.reports(
                 batch, assignment({"CALLBACK_URL": url, "TASK_ID": said["task_id"]}), said["status"]
             )
         except (ValueError, TypeError, KeyError):
@@ -60,21 +59,27 @@ class Front:
     def _note(self, batch: str, url: str, body: bytes, told: dict[str, Any]) -> None:
         said = json.loads(body)
         key: Assignment = assignment({"CALLBACK_URL": url, "TASK_ID": said["task_id"]})
-        self._world.checker.callback_answered(batch, key, said["status"], told)
+        self._world.checker.jobs.callback_answered(batch, key, said["status"], told)
 
     async def claim(self, body: dict[str, Any], token: str) -> tuple[int, Any]:
         """POST /machines/claim."""
 
         async def answer(engine: Any) -> tuple[int, Any]:
-            internal = verify_machine(engine.secrets, body["machine"], token)
+            internal = auth.require_machine(engine, body["machine"], f"Bearer {token}")
             told = await engine.fleet({"op": "claim", "claim": body, "internal": internal})
-            self._world.checker.claim_answered(told["tasks"])
+            for env in told["tasks"]:
+                self._world.checker.facts.check_given(env)
             return 200, told
 
         status, told = await self._ask(answer)
         if self._world.is_traced and not (status == 200 and not told["tasks"]):
             self._world.trace("claim", body["claim"], transcript.answer(status, told))
         return status, told
+
+    def uploaded(self, key: str) -> None:
+        """A worker has stored the file of an export."""
+        self._world.objects.objects[key] = b"x"
+        self._world.checker.facts.uploaded_at[key] = self._world.loop.time()
 
     async def operate(self, act: Callable[[Any], Any]) -> tuple[int, Any]:
         """A request of a program or an operator."""

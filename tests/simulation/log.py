@@ -25,7 +25,7 @@ class Log(logging.Handler):
     """The engine's log becomes a part of the history, and a fault in it is a violation: it is for bugs alone."""
 
     NOISE = ("[Wire] connection_ended",)  # the history says who died, and what broke
-    EXPECTED = ("group_not_written", "not_rolled_back")  # a full disk
+    OF_THE_DISK = ("group_not_written", "not_rolled_back")
 
     def __init__(self, world: "World") -> None:
         super().__init__(logging.DEBUG if world.is_traced else logging.ERROR)
@@ -46,6 +46,7 @@ class Log(logging.Handler):
         """Called by logging."""
         if self._world.is_traced and not record.getMessage().startswith(self.NOISE):
             self._world.trace(record.getMessage())
-        if record.levelno >= logging.ERROR and not any(name in record.getMessage() for name in self.EXPECTED):
+        is_of_the_disk = any(name in record.getMessage() for name in self.OF_THE_DISK)
+        if record.levelno >= logging.ERROR and not (is_of_the_disk and self._world.disk_has_failed):
             raised = record.exc_info[1] if record.exc_info else None
             self._world.fail(f"a fault is logged: {record.getMessage()} {raised!r}")

@@ -1,4 +1,4 @@
-"""A provider of machines, and the workers on them, which do no work but report on it.
+"""Machines, and the workers on them, which do no work but report on it.
 
 The workers keep to the contract of `worker.loop`: callbacks are sent again, `next` is taken up, work is claimed, a
 machine that is told to stop gives its tasks back. Some are of the kind of the originals: one task, one callback.
@@ -10,15 +10,17 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
+from actors.machines.base import MachineSpec, MachineStatus
 from tests.simulation.chance import Chance
-from tests.simulation.loop import Process, VirtualLoop, current, never
+from tests.simulation.loop import Process, VirtualLoop
 
+MEMORY_MB: Final = 1024
+ROOMY_MB: Final = 4096
+"""Machines with so much do not run out of it."""
 IDLE_S: Final = 4.0
 CLAIM_WAIT_MS: Final = 2_000
 REPORT_FOR_S: Final = 60.0
 HEARTBEAT_S: Final = 2.0
-GRACE_S: Final = 1.0
 
 Env = dict[str, str]
 
@@ -30,6 +32,8 @@ class Front(Protocol):
 
     async def claim(self, body: dict[str, Any], token: str) -> tuple[int, Any]: ...
 
+    def uploaded(self, key: str) -> None: ...
+
 
 class Watcher(Protocol):
     """Who notes what the machines do."""
@@ -37,6 +41,10 @@ class Watcher(Protocol):
     def spawned(self, spec: MachineSpec, by: Process | None) -> None: ...
 
     def made(self, machine: "SimMachine") -> None: ...
+
+    def prepared(self, spec: MachineSpec, by: Process | None) -> None: ...
+
+    def started(self, machine: "SimMachine", by: Process | None) -> None: ...
 
     def destroyed(self, machine: "SimMachine | None", which: str, by: Process | None) -> None: ...
 
@@ -53,143 +61,52 @@ class SimMachine:
     def __init__(self, loop: VirtualLoop, spec: MachineSpec, number: int, *, is_late: bool) -> None:
         """`is_late`: whoever has asked for it may have been told since that there is no such machine."""
         self.spec, self.provider_id, self.is_late = spec, f"p-{number}", is_late
-        self.process = Process(loop, spec.env["MACHINE_NAME"])
+        self._loop = loop
+        self.starts = 0
+        self.has_started = False
+        self.boot()
+
+    def boot(self) -> None:
+        """A process from the beginning: nothing is left of an earlier one."""
+        self.starts += 1
+        name = self.spec.env["MACHINE_NAME"]
+        self.process = Process(self._loop, name if self.starts <= 2 else f"{name}/{self.starts - 1}")
         self.code: int | None = None
-        self.has_exited = False
+        self.has_exited = self.is_out_of_memory = False
         self.is_told_to_stop = asyncio.Event()
         self.slots: list[asyncio.Task[Any]] = []
 
     @property
+    def runs(self) -> bool:
+        """Whether its program does."""
+        return self.has_started and not self.has_exited
+
+    @property
     def status(self) -> MachineStatus:
-        """As the provider sees it."""
+        """As the provider sees it. One that was prepared counts as running, as with Fly.io: it might."""
         return MachineStatus(
             name=self.spec.name,
             provider_id=self.provider_id,
             state="exited" if self.has_exited else "running",
             code=self.code,
+            oom=self.is_out_of_memory,
+            memory_mb=self.memory_mb,
         )
 
-    def end(self, code: int | None) -> None:
+    @property
+    def memory_mb(self) -> int:
+        """What it has."""
+        return max(MEMORY_MB, self.spec.memory_mb or 0)
+
+    def end_of(self, process: Process, code: int) -> Callable[[], None]:
+        """What ends this process of it, and no later one."""
+        return lambda: self.end(code) if self.process is process else None
+
+    def end(self, code: int | None, is_out_of_memory: bool = False) -> None:
         """The process is over."""
         if not self.has_exited:
-            self.has_exited, self.code = True, code
+            self.has_exited, self.code, self.is_out_of_memory = True, code, is_out_of_memory
             self.process.kill()
-
-
-class SimProvider:
-    """Machines that outlive whoever has asked for them."""
-
-    name = "subprocess"
-    capacity = None
-
-    def __init__(
-        self, loop: VirtualLoop, chance: Chance, front: Front, watcher: Watcher, trace: Callable[..., None]
-    ) -> None:
-        self.machines: dict[str, SimMachine] = {}  # by name
-        self._loop, self._chance, self._front, self._watcher, self._trace = loop, chance, front, watcher, trace
-        self._made = 0
-        self._times = chance.stream("provider")
-
-    async def spawn(self, spec: MachineSpec) -> str:
-        """As `Provider.spawn`."""
-        fleet = await self._asked("spawn", spec.name)
-        if spec.name in self.machines:
-            return self.machines[spec.name].provider_id
-        if self._chance.hits("spawn.refused_for_good"):
-            raise SpawnRefused("422: the image is not known.", permanent=True)
-        if self._chance.hits("spawn.refused"):
-            raise SpawnRefused("412: insufficient resources.")
-        if self._chance.hits("spawn.lost"):
-            await asyncio.sleep(10 * self._times.random())
-            raise ProviderUnavailable("timed out")
-        self._watcher.spawned(spec, fleet)
-        if self._chance.hits("spawn.made_late"):
-            self._loop.outside(1 + 8 * self._times.random(), self._make_late, spec)
-            raise ProviderUnavailable("timed out")
-        machine = self._make(spec)
-        await self._done("spawn", spec.name, fleet)
-        if self._chance.hits("spawn.made_unanswered"):
-            await asyncio.sleep(10 * self._times.random())
-            raise ProviderUnavailable("timed out")
-        return machine.provider_id
-
-    async def inspect(self, which: str) -> MachineStatus:
-        """As `Provider.inspect`."""
-        await self._asked("inspect", which)
-        machine = self._find(which)
-        return machine.status if machine is not None else gone(which)
-
-    async def list(self) -> "list[MachineStatus]":
-        """As `Provider.list`."""
-        fleet = await self._asked("list", "")
-        self._watcher.listed([machine for machine in self.machines.values() if not machine.has_exited], fleet)
-        return [machine.status for machine in self.machines.values()]
-
-    async def destroy(self, which: str) -> None:
-        """As `Provider.destroy`: SIGTERM, then SIGKILL."""
-        fleet = await self._asked("destroy", which)
-        machine = self._find(which)
-        self._watcher.destroyed(machine, which, fleet)
-        if machine is None:
-            return
-        if not machine.has_exited:
-            machine.is_told_to_stop.set()
-            await asyncio.sleep(GRACE_S * self._times.random())
-            machine.end(-9)
-        self.machines.pop(machine.spec.name, None)
-        await self._done("destroy", which, fleet)
-
-    @property
-    def alive(self) -> "list[SimMachine]":
-        """What runs."""
-        return [machine for machine in self.machines.values() if not machine.has_exited]
-
-    async def _asked(self, what: str, which: str) -> Process | None:
-        fleet = current()
-        if fleet is not None and self._chance.hits("fleet.dies_before"):
-            self._trace("is killed before", what, which)
-            fleet.kill()
-            await never()
-        await asyncio.sleep(0.01 + 0.2 * self._times.random() ** 4)
-        if self._chance.hits("provider.away"):
-            raise ProviderUnavailable("503")
-        return fleet
-
-    async def _done(self, what: str, which: str, fleet: Process | None) -> None:
-        self._trace("the provider did", what, which)
-        if fleet is not None and self._chance.hits("fleet.dies_after"):
-            self._trace("is killed after", what, which)
-            fleet.kill()
-            await never()
-
-    def _find(self, which: str) -> SimMachine | None:
-        found = self.machines.get(which)
-        return found or next((one for one in self.machines.values() if one.provider_id == which), None)
-
-    def _make(self, spec: MachineSpec, *, boots: bool = True, is_late: bool = False) -> SimMachine:
-        self._made += 1
-        machine = SimMachine(self._loop, spec, self._made, is_late=is_late)
-        self.machines[spec.name] = machine
-        self._watcher.made(machine)
-        self._trace("is made as", machine.provider_id, spec.name, who=machine.process.name)
-        machine.process.at_end.append(lambda: self._trace("is over, code", machine.code, who=machine.process.name))
-        if boots and not self._chance.hits("machine.never_boots"):
-            worker = Worker(machine, self._loop, self._chance, self._front, self._watcher, self._trace)
-            machine.process.begin(worker.run())
-            if self._chance.hits("machine.vanishes"):
-                self._loop.outside(8 * self._times.random(), self._vanish, machine)
-        return machine
-
-    def _make_late(self, spec: MachineSpec) -> None:
-        """Nobody waits for it any more; half of what comes so late is no good."""
-        self._trace("made late:", spec.name)
-        self._make(spec, boots=self._times.random() < 0.5, is_late=True)
-
-    def _vanish(self, machine: SimMachine) -> None:
-        if self.machines.get(machine.spec.name) is machine:
-            self._trace("vanishes", who=machine.process.name)
-            machine.end(None)
-            del self.machines[machine.spec.name]
 
 
 class Worker:
@@ -203,7 +120,7 @@ class Worker:
         self._watcher, self._trace = watcher, trace
         self._env = machine.spec.env
         self._times = chance.stream("work")
-        self._is_original = self._times.random() < 0.1
+        self._is_original = self._times.random() < 0.1 and "TASK_ID" in self._env
         self._claims = 0
         self._in_hand: dict[str, Env] = {}  # by CALLBACK_URL
         self._late: set[asyncio.Task[Any]] = set()
@@ -212,8 +129,10 @@ class Worker:
         """Boot, work until nothing is left, exit."""
         await asyncio.sleep(0.2 + self._times.random())
         self._trace("has booted")
-        first = {name: self._env[name] for name in self._env if name != "CLAIM_URL"}
-        if self._is_original:
+        first: Env | None = {name: self._env[name] for name in self._env if name != "CLAIM_URL"}
+        if "TASK_ID" not in self._env:  # of the pool
+            first = None
+        if self._is_original and first is not None:
             await self._one(first, accepts_next=False, tries=1)
             self._machine.end(0)
             return
@@ -247,6 +166,9 @@ class Worker:
             "machine": self._env["MACHINE_NAME"], "claim": f"c{self._claims}", "kinds": [self._machine.spec.kind],
             "free": 1, "wait_ms": CLAIM_WAIT_MS,
         }  # fmt: skip
+        if self._chance.hits("claim.forged"):
+            forged = body | {"machine": f"{body['machine']}0"}
+            self._expect_refusal(await self._front.claim(forged, self._env["MACHINE_TOKEN"]))
         for _ in range(1 if self._chance.hits("claim.forgotten") else 10):
             status, answer = await self._front.claim(body, self._env["MACHINE_TOKEN"])
             if status == 200:
@@ -299,6 +221,9 @@ class Worker:
         if self._chance.hits("machine.dies"):
             self._trace(f"will die in {when:.1f} s")
             self._loop.outside(when, self._machine.end, -9)
+        elif self._machine.memory_mb < ROOMY_MB and self._chance.hits("machine.oom"):
+            self._trace(f"will run out of memory in {when:.1f} s")
+            self._loop.outside(when, self._machine.end, 137, True)
         elif self._chance.hits("machine.hangs"):
             process = self._machine.process
             self._trace(f"will hang in {when:.1f} s")
@@ -315,6 +240,8 @@ class Worker:
 
     def _success(self, env: Env) -> dict[str, Any]:
         key = env["OUTPUT_R2_KEY"]
+        if env["KIND"] == "mods":
+            self._front.uploaded(key)
         return {
             "status": "success", "output_r2_key": key, "output_file_name": key.rsplit("/", 1)[-1],
             "output_file_size": 10 + len(key), "cpu_ms": 5,
@@ -357,7 +284,7 @@ class Worker:
 
     def _expect_refusal(self, answer: tuple[int, Any]) -> None:
         if answer[0] == 200:
-            self._watcher.wrong("a forged or broken callback was accepted")
+            self._watcher.wrong("1: a forged or broken callback or claim was accepted")
 
     async def _give_back_when_told(self) -> None:
         await self._machine.is_told_to_stop.wait()
@@ -367,7 +294,7 @@ class Worker:
 
 
 def batch_and_task(url: str) -> tuple[str, str, bytes]:
-    """Of a CALLBACK_URL: batch, task, query."""
+    """Of a CALLBACK_URL: batch, task, query. An export alone is its own batch."""
     parts = urlsplit(url)
-    _, _, batch, task = parts.path.split("/")
-    return batch, task, parts.query.encode()
+    _, _, batch, *task = parts.path.split("/")
+    return batch, task[0] if task else batch, parts.query.encode()

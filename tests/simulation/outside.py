@@ -3,27 +3,49 @@
 import asyncio
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 
 from actors.channels.final_callback import FinalCallback
+from actors.exports import ExportRequest
 from actors.rules.events import DeliveryEnded
 from actors.rules.model import Job
 from actors.store import Store
 from tests.simulation.chance import Chance, Happened
-from tests.simulation.checker import Checker
+from tests.simulation.checks.deliveries import DeliveryChecks
 from tests.simulation.loop import current, never
+from worker.kinds.mods.options import Options
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class SimObjects:
-    """The object store, as far as creation reads it."""
+EXPORTS_SHARE: Final = 0.08
+PI: Final = "01K8W0AG70YQWM0ESYWV3FY5SR"
 
-    def __init__(self) -> None:
+
+async def _export(wanted: ExportRequest, engine: Any) -> Any:
+    return await engine.export(wanted, None)
+
+
+async def _downloaded(job_id: str, engine: Any) -> Any:
+    return await engine.call(job_id, {"op": "downloaded", "job": job_id})
+
+
+class SimObjects:
+    """The object store, as far as creation reads it, and what has expired is removed from it."""
+
+    def __init__(self, chance: Chance) -> None:
         self.objects: dict[str, bytes] = {}
+        self._chance = chance
+
+    def delete(self, key: str) -> None:
+        """Nothing, where there is none."""
+        if self._chance.hits("objects.fail"):
+            raise OSError("the object store is away")
+        self.objects.pop(key, None)
 
     def read(self, key: str, limit: int) -> bytes:
         """The bytes of one."""
@@ -45,7 +67,7 @@ class Listed(NamedTuple):
 class WatchedCallback(FinalCallback):
     """The real one. The checker is told who begins to send."""
 
-    def __init__(self, checker: Checker, worker_url: str, store: Store, client: httpx.AsyncClient) -> None:
+    def __init__(self, checker: DeliveryChecks, worker_url: str, store: Store, client: httpx.AsyncClient) -> None:
         super().__init__(worker_url, store, client)
         self._checker = checker
 
@@ -58,7 +80,7 @@ class WatchedCallback(FinalCallback):
 class Receiver:
     """Takes final callbacks."""
 
-    def __init__(self, chance: Chance, checker: Checker, trace: Callable[..., None]) -> None:
+    def __init__(self, chance: Chance, checker: DeliveryChecks, trace: Callable[..., None]) -> None:
         self._chance, self._checker, self._trace = chance, checker, trace
         self.is_down = False
 
@@ -107,6 +129,7 @@ class Operators:
         await self._create("b0", size)
         for n in range(plan.choice((0, 0, 0, 0, 0, 0, 0, 0, 2, 4))):  # a burst: small ones share their hosts
             await self._create(f"c{n}", plan.randint(1, 4))
+        await self._export()
         acts: list[tuple[float, str]] = []
         for _ in range(plan.choice((0, 0, 1, 1, 2, 3, 4))):
             kind = plan.choice(
@@ -120,6 +143,8 @@ class Operators:
             await asyncio.sleep(max(0.0, when - world.loop.time()))
             if world.chance.may_happen(Happened(f"plan.{kind}", n)):
                 await self._act(kind, n)
+        if world.chance.stream("retention").random() < 0.04 and world.chance.may_happen(Happened("plan.month", 0)):
+            self._let_a_month_pass()
         until = world.loop.time() + 60
         while not world.is_over() and world.loop.time() < until:
             await asyncio.sleep(1.0)
@@ -156,13 +181,52 @@ class Operators:
         raw = json.dumps(self._bodies[job_id]).encode()
         status, told = await self._insist(lambda engine: engine.create(raw, None), f"create {job_id}")
         if status == 200:
-            self._world.checker.creation_answered(told[0], self._sizes[job_id])
+            self._world.checker.jobs.creation_answered(told[0], self._sizes[job_id])
+
+    async def _export(self) -> None:
+        """Now and then: exports alone, which share their actors, or a batch of them; one may be ended or fetched."""
+        plan = self._world.chance.stream("exports")
+        if plan.random() >= EXPORTS_SHARE:
+            return
+        is_batch = plan.random() < 0.3
+        for _ in range(1 if is_batch else plan.randint(1, 6)):
+            wanted = ExportRequest(
+                format="mods", pis=(PI,) * (plan.randint(1, 5) if is_batch else 1), options=Options(),
+                is_batch=is_batch, removes_after_download=False,
+            )  # fmt: skip
+            self.tasks += len(wanted.pis)
+            status, told = await self._insist(partial(_export, wanted), "export")
+            if status != 200:
+                continue
+            job, _ids = told
+            self._world.checker.jobs.creation_answered(job, 0)
+            await asyncio.sleep(4 * plan.random() ** 2)
+            act = plan.choice(("nothing", "nothing", "cancel", "retry", "downloaded"))
+            if act == "downloaded":
+                self._world.checker.jobs.may_go.add(job.id)
+                await self._insist(partial(_downloaded, job.id), f"downloaded {job.id}")
+            elif act != "nothing":
+                await self._end_or_begin(act, job.id)
+
+    async def _end_or_begin(self, act: str, job_id: str) -> None:
+        book = self._world.checker.facts.books.get(job_id)
+        if book is None:
+            return
+        run = book.job.run
+        request: dict[str, Any] = {"op": "cancel", "reason": "a person said so"}
+        if act == "retry":
+            request = {"op": "retry", "after_run": run, "created_at": book.job.created_at}
+        status, _ = await self._insist(lambda engine: engine.call(job_id, request), f"{act} {job_id}")
+        if status == 200 and act == "retry":
+            self._world.checker.jobs.retried(job_id, run)
+        if status == 200 and act == "cancel":
+            self._world.checker.jobs.ended_by_operator(job_id, run)
 
     async def _create_other(self, job_id: str) -> None:
         raw = json.dumps({"batch_id": job_id, "files": [{"r2_key": "other.tif", "file_size": 1}]}).encode()
         status, told = await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
         if status == 200:
-            self._world.checker.creation_answered(told[0], 1)
+            self._world.checker.jobs.creation_answered(told[0], 1)
 
     async def _insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
         """As a client does: again while nobody answers."""
@@ -212,7 +276,13 @@ class Operators:
     def _jump(self, by_ms: int) -> None:
         self._world.trace("the clock jumps by", by_ms)
         self._world.service.clock.offset_ms += by_ms
-        self._world.checker.clock_has_jumped = True
+        self._world.checker.facts.clock_has_jumped = True
+
+    def _let_a_month_pass(self) -> None:
+        """For whoever removes what is old; the others go on as before."""
+        self._world.checker.facts.month_is_over = True
+        self._jump(31 * 24 * 3_600_000)
+        self._world.service.actors["maintenance"].process.kill()
 
     def _kill_all(self) -> None:
         actors = self._world.service.actors
@@ -220,20 +290,24 @@ class Operators:
             actors[name].process.kill()
 
     async def _command(self, kind: str, job_id: str) -> None:
-        book = self._world.checker.books.get(job_id)
+        book = self._world.checker.facts.books.get(job_id)
         if book is None:
             self._world.trace(kind, job_id, "is not sent: there is no such batch yet")
             return
-        run = book.job.run
+        run, asked_at = book.job.run, self._world.loop.time()
         request: dict[str, Any] = {
             "cancel": {"op": "cancel", "reason": "a person said so"},
             "reset": {"op": "reset"},
-            "retry": {"op": "retry", "after_run": run},
+            "retry": {"op": "retry", "after_run": run, "created_at": book.job.created_at},
             "redeliver": {"op": "redeliver"},
         }[kind]
         status, _ = await self._insist(lambda engine: engine.call(job_id, request), f"{kind} {job_id}")
+        if status == 200 and kind == "retry":
+            self._world.checker.jobs.retried(job_id, run)
+        if status == 200 and kind == "redeliver":
+            self._world.checker.deliveries.redelivered(job_id, run, asked_at)
         if status == 200 and kind in ("cancel", "reset"):
-            self._world.checker.ended_by_operator(job_id, run)
+            self._world.checker.jobs.ended_by_operator(job_id, run)
             await self._begin_again(job_id)
 
     async def _begin_again(self, job_id: str) -> None:

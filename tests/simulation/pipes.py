@@ -103,6 +103,10 @@ class Network:
         if self._listening.get(str(path), (None,))[0] is owner:
             del self._listening[str(path)]
 
+    def is_listening(self, owner: Process, path: Path) -> bool:
+        """Whether who connects there comes to this process."""
+        return self._listening.get(str(path), (None,))[0] is owner
+
     async def connect(self, factory: Callable[[], asyncio.Protocol], path: str) -> Any:
         """`create_unix_connection` of the loop."""
         caller = current()

@@ -14,20 +14,22 @@ from actors import assembly, wire
 from actors.channels.final_callback import FinalCallback
 from actors.directory import Directory
 from actors.host import Host
-from actors.rules.model import Job, Task
+from actors.rules.model import Job, Machine, Task
 from actors.settings import Settings
 from actors.store import Store
-from actors.store.file_reads import FileReads
 from actors.store.served import Served
 from actors.store.writer import Writer
 from tests.simulation.chance import Chance
+from tests.simulation.disk import FaultyReads
 from tests.simulation.loop import Process, VirtualLoop, never
-from tests.simulation.machines import SimProvider
 from tests.simulation.pipes import STOPPED_S, Network
+from tests.simulation.provider import SimProvider
 
 READY_S: Final = 20.0
 RESTART_S: Final = 1.5
 ZOMBIE_S: Final = 30.0
+LEAVES_WITHIN_S: Final = 3.0
+"""How long an actor that has ended itself may run on, while Ray lets it finish what it has begun."""
 FRONTS: Final = ("front:0", "front:1")
 TICK_MS: Final = 2_000
 SWEEP_MS: Final = 10_000
@@ -63,6 +65,7 @@ class Actor:
         self.name, self.process = name, process
         self.ready = asyncio.Event()
         self.is_ended = False  # by its own wish: Ray does not start it again
+        self.is_leaving = False  # and listens no more
 
 
 class Service:
@@ -82,6 +85,7 @@ class Service:
         channel: Callable[[Store], FinalCallback],
         activated: Callable[[Process, Job], None],
         overtaken: Callable[[Process], None],
+        gives: Callable[[str, Machine | None, dict[str, str]], None],
         trace: Callable[..., None],
         slow: float = 1.0,
     ) -> None:
@@ -93,9 +97,11 @@ class Service:
         self._fleets: dict[Process, int] = {}  # by epoch
         self._writer, self._path = writer, path
         self._provider, self._objects, self._channel, self._trace = provider, objects, channel, trace
-        self._activated, self._overtaken = activated, overtaken
+        self._activated, self._overtaken, self._gives = activated, overtaken, gives
         self._slow = slow
         self._times = chance.stream("processes")
+        self._leaving = chance.stream("leaving")
+        self._ids = chance.stream("ids")
 
     # ---- what Ray does
 
@@ -181,9 +187,12 @@ class Service:
             return await handler(requests)
 
         self.network.listen(actor.process, server.path, lambda: server.protocol(struck))
+        actor.process.begin(assembly.leave_when_displaced(
+            lambda: actor.is_leaving or self.network.is_listening(actor.process, server.path), actor.process.kill
+        ))  # fmt: skip
 
     async def _store(self, actor: Actor) -> None:
-        served = Served(self._writer, FileReads(self._path, inline=True))
+        served = Served(self._writer, FaultyReads(self._path, self.chance))
         handler = served.handle
 
         async def dies_now_and_then(requests: list[Any]) -> list[Any]:
@@ -198,6 +207,8 @@ class Service:
 
     def _connect(self, *, reads_file: bool = True, patient: bool = False) -> tuple[Store, Directory]:
         opened = assembly.store(self.settings, reads_file=reads_file, patient=patient, inline=True)
+        if reads_file:
+            opened._reads = FaultyReads(self._path, self.chance)
         return opened, assembly.directory(self.settings, opened, self.ensure)
 
     async def _host(self, actor: Actor) -> None:
@@ -225,8 +236,9 @@ class Service:
 
     def _leave_soon(self, actor: Actor, host: Host) -> None:
         host.leave()
+        actor.is_leaving = True
         self.network.stop_listening(actor.process, self._socket(actor.name))
-        self.loop.outside(0.01, self.leave, actor)
+        self.loop.outside(0.01 + LEAVES_WITHIN_S * self._leaving.random() ** 4, self.leave, actor)
 
     async def _fleet(self, actor: Actor) -> None:
         opened, way = self._connect()
@@ -235,11 +247,21 @@ class Service:
             rng=self.chance.stream("fleet"), tick_ms=int(TICK_MS * self._slow), sweep_ms=SWEEP_MS,
         )  # fmt: skip
         await assembly.patiently(fleet.start)
-        self._fleets[actor.process] = fleet._epoch  # the one that is ready last need not be the newest
+        self._fleets[actor.process] = fleet.epoch  # the one that is ready last need not be the newest
         for process, epoch in self._fleets.items():
             if epoch < max(self._fleets.values()):
                 self._overtaken(process)
-        self._listen(actor, fleet.handle)
+
+        async def handle(requests: list[Any]) -> list[Any]:
+            answers = await fleet.handle(requests)
+            for request, answer in zip(requests, answers, strict=True):
+                if request["op"] == "claim" and isinstance(answer, dict):
+                    for env in answer["tasks"]:
+                        machine = request["claim"]["machine"]
+                        self._gives(machine, fleet._rows.get(machine), env)
+            return answers
+
+        self._listen(actor, handle)
 
         async def end_with() -> None:
             await fleet.stopped.wait()
@@ -256,7 +278,12 @@ class Service:
 
     async def _front(self, actor: Actor) -> None:
         opened, way = self._connect(patient=True)
-        self.fronts[actor.name] = assembly.Engine(self.settings, opened, way, self.clock.of_process(), self._objects)
+        self.fronts[actor.name] = assembly.Engine(
+            self.settings, opened, way, self.clock.of_process(), self._objects, token=self._token
+        )
+
+    def _token(self) -> str:
+        return f"{self._ids.getrandbits(32):08x}"
 
 
 async def _nothing(requests: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,7 +35,8 @@ class Converts(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """One task: its environment, where objects are, an empty folder of its own, what shares the memory and the cores
-    with other tasks, whether it is still wanted, and how many seconds its download and its upload may take each."""
+    with other tasks, whether it is still wanted, how many seconds its download and its upload may take each, and whom
+    a long task tells how far it is: any number of times, the last one counts."""
 
     env: Mapping[str, str]
     objects: ObjectStore
@@ -44,6 +45,7 @@ class Context:
     converters: Converts
     cancelled: threading.Event = field(default_factory=threading.Event)
     transfer_s: float = math.inf
+    tell: Callable[[dict[str, Any]], None] = lambda progress: None
 
     def until(self) -> Until:
         """How long a transfer that begins now may go on."""

@@ -6,6 +6,8 @@ not at all.
 """
 
 import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -29,6 +31,18 @@ class ObjectInfo(NamedTuple):
     etag: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An object that is being read: its whole size in bytes, its ETag, the time of its last change (seconds since 1970,
+    UTC), and its bytes from where it was opened, in chunks. `close` lets go of it; more than once does no harm."""
+
+    size: int
+    etag: str
+    changed_s: float
+    chunks: Iterator[bytes]
+    close: Callable[[], None]
+
+
 class ObjectStore(Protocol):
     """The operations; see the module for the errors."""
 
@@ -37,6 +51,10 @@ class ObjectStore(Protocol):
 
     def read(self, key: str, limit: int) -> bytes:
         """The whole object. Raises BadInput when it is larger than `limit` bytes."""
+
+    def open(self, key: str, start: int = 0) -> Opened:
+        """The object from byte `start` on, which is not beyond its end; nothing of it is read yet where the store is a
+        folder. What breaks it off later is Unavailable."""
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         """Stores a file; on return it is durable. Gives up when `until` says so."""

@@ -15,7 +15,7 @@ from typing import IO
 
 from worker import space
 from worker.errors import BadInput, ObjectMissing, Unavailable
-from worker.objects.base import ALWAYS, ObjectInfo, check_key, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, Opened, check_key, too_large
 from worker.until import Until
 
 CHUNK_BYTES = 1024 * 1024
@@ -46,6 +46,19 @@ class LocalObjects:
                 raise too_large(key, os.fstat(source.fileno()).st_size, limit)
             return body
 
+    def open(self, key: str, start: int = 0) -> Opened:
+        """The ETag is that of size and time: to make one of the contents, all of them would have to be read first."""
+        source = self._open(key)
+        found = os.fstat(source.fileno())
+        source.seek(start)
+        return Opened(
+            size=found.st_size,
+            etag=f"{found.st_size:x}-{found.st_mtime_ns:x}",
+            changed_s=found.st_mtime,
+            chunks=_readable(source),
+            close=source.close,
+        )
+
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         def fill(target: IO[bytes]) -> str:
             digest = _new_md5()
@@ -73,6 +86,16 @@ class LocalObjects:
         path = self._path(key)
         if path.is_file():
             path.unlink(missing_ok=True)
+            self._remove_empty(path.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """S3 has no folders, so none stays behind. A put that is about to use one makes it again."""
+        while folder != self._bucket and self._bucket in folder.parents:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+            folder = folder.parent
 
     def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[ObjectInfo]:
         if ".." in prefix.split("/") or prefix.startswith("/"):
@@ -115,8 +138,7 @@ class LocalObjects:
                 size = target.tell()
                 target.flush()
                 os.fsync(target.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.replace(path)
+            _move(draft, path)
             _flush_folder(path.parent)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise BadInput(f"the key {key!r} cannot be stored: another key is a folder in its way") from error
@@ -128,6 +150,20 @@ class LocalObjects:
 
     def _path(self, key: str) -> Path:
         return self._bucket / check_key(key)
+
+
+def _move(draft: Path, path: Path, tries: int = 5) -> None:
+    """Into a folder that may be removed, since it is empty, at the moment when it was made."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tries -= 1
+        try:
+            draft.replace(path)
+        except FileNotFoundError:
+            if not tries:
+                raise
+        else:
+            return
 
 
 def _entries(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
@@ -146,6 +182,13 @@ def _entries(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
 def _chunks(source: IO[bytes]) -> Iterator[bytes]:
     while chunk := source.read(CHUNK_BYTES):
         yield chunk
+
+
+def _readable(source: IO[bytes]) -> Iterator[bytes]:
+    try:
+        yield from _chunks(source)
+    except OSError as error:
+        raise Unavailable(f"the object cannot be read: {error.strerror}") from error
 
 
 def _hashed(chunks: Iterable[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:

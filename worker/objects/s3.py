@@ -7,11 +7,12 @@ from typing import Any
 
 from worker import space, web
 from worker.errors import ObjectMissing, Unavailable, one_line
-from worker.objects.base import ALWAYS, ObjectInfo, check_key, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, Opened, check_key, too_large
 from worker.until import Reading, Until
 
 CHUNK_BYTES = 64 * 1024
 """A download is looked at so often: the client waits until a whole chunk is there."""
+OPENED_CHUNK_BYTES = 1024 * 1024
 MAX_ATTEMPTS = 5
 _MISSING = ("404", "NoSuchKey", "NotFound")
 
@@ -60,6 +61,18 @@ class S3Objects:
                     raise too_large(key, answer["ContentLength"], limit)
                 body: bytes = stream.read()
                 return body
+
+    def open(self, key: str, start: int = 0) -> Opened:
+        more = {"Range": f"bytes={start}-"} if start else {}
+        with _translated():
+            answer = self._client.get_object(Bucket=self._bucket, Key=check_key(key), **more)
+        return Opened(
+            size=start + answer["ContentLength"],
+            etag=_etag(answer),
+            changed_s=answer["LastModified"].timestamp(),
+            chunks=_chunks(answer["Body"]),
+            close=answer["Body"].close,
+        )
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         with path.open("rb") as source:
@@ -117,6 +130,14 @@ class S3Objects:
                 Bucket=self._bucket, Key=check_key(key), Body=body, ContentType=content_type, ContentLength=size
             )
             return ObjectInfo(key, size, _etag(answer))
+
+
+def _chunks(body: Any) -> Iterator[bytes]:
+    try:
+        with _interrupted():
+            yield from body.iter_chunks(OPENED_CHUNK_BYTES)
+    except web.Interrupted as error:
+        raise Unavailable(str(error)) from error
 
 
 def _etag(answer: dict[str, Any]) -> str:

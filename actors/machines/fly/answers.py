@@ -12,7 +12,8 @@
 | 409, 422 that tell that the name exists | create | taken |
 | 412 | stop, destroy; start of one that is active | state |
 | other 409 | | later: a lease, or another change under way |
-| all else: 400, 403, 404 of the app, 422 | | refused |
+| 404 | create, list | no app |
+| all else: 400, 403, 422 | | refused |
 """
 
 import re
@@ -26,7 +27,8 @@ TAKEN: Final = re.compile(r"already[_ ]exists|unique machine name|name\b.*\b(?:t
 FULL: Final = re.compile(r"insufficient|could not reserve|no capacity", re.IGNORECASE)
 QUOTA: Final = re.compile(r"over the allowed quota|consider other regions", re.IGNORECASE)
 LIMITED: Final = re.compile(r"resource_exhausted|rate limit", re.IGNORECASE)
-HIDDEN: Final = re.compile(r"(?:FlyV1|Bearer)\s+\S+|\b(?:fm\d|fo\d)_\S+")
+HIDDEN: Final = re.compile(r"(?:FlyV1|Bearer)\s+\S+|\b(?:fm\d|fo\d)_\S+|(?<=Signature=)\w+|(?<=sig=)\w+")
+"""Tokens, and the signatures of a task's URLs: they may come back escaped or in part, so not as they were sent."""
 MOST_CHARS: Final = 300
 LONGEST_PAUSE_S: Final = 60.0
 
@@ -40,6 +42,7 @@ class Verdict(Enum):
     FULL = "full"  # not done; there is no place in this region
     TAKEN = "taken"  # a machine has that name
     MISSING = "missing"  # no such machine
+    NO_APP = "no app"
     STATE = "state"  # not in the machine's present state
     TOKEN = "token"  # the token is not accepted
     REFUSED = "refused"  # not done, and never will be
@@ -80,8 +83,8 @@ def _verdict(action: str, status: int, said: str) -> Verdict:
         return Verdict.UNSURE
     if status == 401:
         return Verdict.TOKEN
-    if status == 404 and action not in ("create", "list"):
-        return Verdict.MISSING
+    if status == 404:
+        return Verdict.NO_APP if action in ("create", "list") else Verdict.MISSING
     if action in ("create", "start") and _is_full(action, status, said):
         return Verdict.FULL
     if action == "create" and status in (409, 422) and TAKEN.search(said):

@@ -14,14 +14,17 @@ import msgspec
 from actors import telemetry
 from actors.machines.fly.answers import Answer, Verdict, judge
 from actors.machines.fly.limits import Buckets, pause_s
+from worker.pools import Pools
 
 CONNECT_S: Final = 5.0
 REQUEST_S: Final = 20.0
 TRIES: Final = 8
+POOLS: Final = 16
+CONNECTIONS: Final = 12
+"""Of one pool."""
 SECRET_CHARS: Final = 8
-"""Shorter parts of a token ("Bearer", "fm2") are no secret."""
+"""A shorter token, or part of one ("Bearer", "fm2"), is no secret: to hide it would garble what is said."""
 NO_TURN: Final = "its rate limit leaves no turn in time"
-CONNECTIONS: Final = 200
 PATHS: Final[Mapping[str, tuple[str, str]]] = {
     "create": ("POST", ""),
     "list": ("GET", ""),
@@ -62,23 +65,23 @@ class Patience:
 
 
 class Api:
-    """One connection pool with its token, and the buckets of all apps. The token is nowhere but in the pool's headers,
-    which httpx does not show."""
+    """The connections with their token, and the buckets of all apps. The token is nowhere but in the headers of the
+    clients, which httpx does not show."""
 
-    def __init__(self, base_url: str, token: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, base_url: str, token: str, *, creations_per_s: int = 1, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._secrets = (token, *(part for part in re.split("[ ,_]", token) if len(part) >= SECRET_CHARS))
-        self._http = httpx.AsyncClient(
-            headers={"Authorization": authorization(token)},
-            timeout=httpx.Timeout(REQUEST_S, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-            transport=transport,
-        )
-        self._buckets = Buckets()
+        self._secrets = [part for part in (token, *re.split("[ ,_]", token)) if len(part) >= SECRET_CHARS]
+        self._pools = Pools(
+            {"Authorization": authorization(token)}, httpx.Timeout(REQUEST_S, connect=CONNECT_S), transport,
+            pools=POOLS, connections=CONNECTIONS,
+        )  # fmt: skip
+        self._buckets = Buckets(creations_per_s=creations_per_s)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._pools.close()
 
     def grants(self, action: str, apps: Iterable[str], within_s: float) -> int:
         """How often that can be done within the time, in all these apps."""
@@ -121,11 +124,12 @@ class Api:
         where = f"/apps/{quote(app, safe='')}/machines" + path.format(id=quote(machine or "", safe=""))
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with asyncio.timeout(within_s):
-                got = await self._http.request(
-                    verb, self._base_url + where, params=query, headers=headers,
-                    content=None if body is None else msgspec.json.encode(body), timeout=_time_out(within_s),
-                )  # fmt: skip
+            with self._pools.client() as client:
+                async with asyncio.timeout(within_s):
+                    got = await client.request(
+                        verb, self._base_url + where, params=query, headers=headers,
+                        content=None if body is None else msgspec.json.encode(body), timeout=_time_out(within_s),
+                    )  # fmt: skip
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             return Answer(verdict=Verdict.LATER, message="its API cannot be reached")
         except (httpx.HTTPError, TimeoutError) as failure:

@@ -1,5 +1,6 @@
 """What is sent to make a machine: its configuration, and the metadata by which it is known again. Pure."""
 
+import json
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,11 +13,15 @@ STOP_S: Final = 10
 """From SIGTERM to SIGKILL: a worker gives its tasks back in less."""
 
 
-def creation(spec: MachineSpec, options: FlyOptions, region: str, *, launch: bool) -> dict[str, Any]:
-    """The body of a creation. With restart policy "no", whatever its end, a program is run once."""
-    size = options.sizes.get(spec.kind) or options.sizes[""]
+def creation(
+    spec: MachineSpec, options: FlyOptions, region: str, *, launch: bool, digest: str | None = None
+) -> dict[str, Any]:
+    """The body of a creation. With restart policy "no", whatever its end, a program is run once. `digest` pins an image
+    whose name has none.
+    """
+    size, image = options.size(spec.kind, spec.memory_mb), options.image_for(spec.kind)
     config = {
-        "image": options.image,
+        "image": f"{image}@{digest}" if digest and "@" not in image else image,
         "env": allowance(size, options) | spec.env,
         "auto_destroy": False,
         "restart": {"policy": "no"},
@@ -26,6 +31,12 @@ def creation(spec: MachineSpec, options: FlyOptions, region: str, *, launch: boo
     }
     body = {"name": spec.name, "region": region, "config": config}
     return body if launch else body | {"skip_launch": True}
+
+
+def edition(kind: str, options: FlyOptions) -> str:
+    """What `creation` makes of the settings, of whatever machine of this kind."""
+    config = creation(MachineSpec(name="", kind=kind, env={}), options, "", launch=False)["config"]
+    return json.dumps(config, sort_keys=True)
 
 
 def allowance(size: Size, options: FlyOptions) -> dict[str, str]:

@@ -33,31 +33,36 @@ class Buckets:
     """For each key one number: when its bucket will be full again. Who takes a token has it, and waits for its turn,
     so turns are in the order of asking."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, creations_per_s: int = 1) -> None:
+        """`creations_per_s`: of an app, where Fly permits more than the documented one."""
+        self._rates = RATES | {"create": Rate(float(creations_per_s), USUAL.burst * creations_per_s)}
         self._full_at: dict[Key, float] = {}
+
+    def _rate(self, key: Key) -> Rate:
+        return self._rates.get(key[0], USUAL)
 
     def wait_s(self, key: Key, now: float) -> float:
         """How long who took a token now would have to wait."""
-        rate = RATES.get(key[0], USUAL)
+        rate = self._rate(key)
         wait_s = self._full_at.get(key, now) - (rate.burst - 1) / rate.per_s - now
         return wait_s + SLACK_S if wait_s > 1e-9 else 0.0
 
     def take(self, key: Key, now: float) -> float:
         """Take a token; the seconds until it may be used."""
         wait_s = self.wait_s(key, now)
-        self._full_at[key] = max(self._full_at.get(key, now), now) + 1 / RATES.get(key[0], USUAL).per_s
+        self._full_at[key] = max(self._full_at.get(key, now), now) + 1 / self._rate(key).per_s
         if len(self._full_at) > REMEMBERED:
             self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
         return wait_s
 
     def grants(self, key: Key, now: float, within_s: float) -> int:
         """How many tokens could be used within that time."""
-        rate = RATES.get(key[0], USUAL)
+        rate = self._rate(key)
         return max(0, math.floor((now + within_s - max(self._full_at.get(key, now), now)) * rate.per_s) + rate.burst)
 
     def close(self, key: Key, now: float, seconds: float) -> None:
         """The API says that there is no token before that time: others use the same app, or the limit is another."""
-        rate = RATES.get(key[0], USUAL)
+        rate = self._rate(key)
         until = now + seconds + (rate.burst - 1) / rate.per_s
         self._full_at[key] = max(self._full_at.get(key, now), until)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from actors import telemetry
 from actors.machines.base import MachineStatus, ProviderUnavailable, gone
 from actors.machines.fly import shown
 from actors.machines.fly.answers import REPEATED, Answer, Verdict
@@ -16,6 +17,8 @@ from actors.machines.fly.bodies import SERVICE, by_name
 from actors.machines.fly.shown import Shown
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+ABSENT_S: Final = 15.0
+"""How long an app that was not there is not asked for again."""
 STUCK_S: Final = 300.0
 """Fly calls a machine stuck that is being destroyed for longer: its host is lost, and it with it."""
 NAMES_REMEMBERED: Final = 50_000
@@ -28,6 +31,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+class TokenRefused(ProviderUnavailable):
+    """Nothing is known, and nothing will be until there is another token."""
+
+
 class Looking:
     """Asks the API. What it remembers are hints that save questions (invariant 8): a new process asks."""
 
@@ -36,6 +43,8 @@ class Looking:
         self.apps = apps
         self._rng = rng
         self._ours = {f"metadata.{SERVICE}": service}
+        self._present: set[str] = set()
+        self._absent_until: dict[str, float] = {}
         self._app_of: OrderedDict[str, str | None] = OrderedDict()
         self._ends: OrderedDict[tuple[str, str], MachineStatus] = OrderedDict()
         self._destroyed_since: OrderedDict[str, float] = OrderedDict()
@@ -43,6 +52,22 @@ class Looking:
     def patience(self, seconds: float) -> Patience:
         """For one question of the fleet."""
         return Patience(seconds, self._rng)
+
+    # ---- apps
+
+    def present(self, apps: tuple[str, ...]) -> tuple[str, ...]:
+        """Those that are there, as far as this process knows."""
+        now = asyncio.get_running_loop().time()
+        return tuple(app for app in apps if self._absent_until.get(app, 0.0) <= now)
+
+    def note_absent(self, app: str) -> None:
+        """There is no such app; for a while it is not asked for. Told once. One that was there has machines, which are
+        not believed to be gone by one answer."""
+        if app in self._present:
+            return
+        if app not in self._absent_until:
+            telemetry.warning("fleet.app_missing", app=app, mend="create it, or take it out of FLY_APP_NAMES")
+        self._absent_until[app] = asyncio.get_running_loop().time() + ABSENT_S
 
     # ---- names
 
@@ -127,7 +152,15 @@ class Looking:
         return [(app, found) for app, some in zip(apps, lists, strict=True) for found in some]
 
     async def _list(self, app: str, query: Mapping[str, str], patience: Patience) -> list[Shown]:
+        if not self.present((app,)):
+            return []
         answer = await self.ask("list", app, patience=patience, query=query)
+        if answer.verdict is Verdict.NO_APP:
+            if app in self._present:  # it was there: its machines are not believed to be gone by this alone
+                raise unavailable(answer)
+            self.note_absent(app)
+            return []
+        self._present.add(app)
         found = shown.machines(answer.body)
         if found is None:
             raise ProviderUnavailable("Fly.io sent a list that is none.")
@@ -143,7 +176,7 @@ class Looking:
         patience = patience.anew()
         while True:
             answer = await self.api.ask(action, app, machine, patience=patience, query=query)
-            if answer.verdict in (Verdict.DONE, Verdict.MISSING):
+            if answer.verdict in (Verdict.DONE, Verdict.MISSING, Verdict.NO_APP):
                 return answer
             if answer.verdict not in REPEATED or not await patience.again(answer.retry_after_s):
                 raise unavailable(answer)
@@ -152,7 +185,7 @@ class Looking:
 def unavailable(answer: Answer) -> ProviderUnavailable:
     """Nothing is known by this answer."""
     if answer.verdict is Verdict.TOKEN:
-        return ProviderUnavailable(TOKEN_REFUSED)
+        return TokenRefused(TOKEN_REFUSED)
     return ProviderUnavailable(f"Fly.io does not do it: {answer.message}")
 
 

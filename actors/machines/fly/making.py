@@ -15,7 +15,7 @@ from actors.machines.fly import shown
 from actors.machines.fly.answers import Answer, Verdict
 from actors.machines.fly.api import Patience
 from actors.machines.fly.bodies import SERVICE, creation
-from actors.machines.fly.looking import NAME, TOKEN_REFUSED, Looking
+from actors.machines.fly.looking import NAME, TOKEN_REFUSED, Looking, TokenRefused
 from actors.machines.fly.options import FlyOptions
 
 SPAWN_S: Final = 45.0
@@ -34,25 +34,38 @@ class Making:
         self._looking = looking
         self._options = options
         self._full_until: dict[str, float] = {}
-        self._knows_names = len(options.apps) == 1
+        self._knows_names = len(options.all_apps) == 1
         self._learning = asyncio.Lock()
+        self._digests: dict[str, str] = {}  # of an image, once the registry has told: the whole pool is of that one
 
     async def make(self, spec: MachineSpec, *, launch: bool) -> str:
         """As `Provider.spawn`; with `launch` false the machine is not started."""
         if not NAME.fullmatch(spec.name):
             raise SpawnRefused("The name of the machine is not one that Fly.io takes.", permanent=True)
         patience = self._looking.patience(SPAWN_S)
-        await self._learn_names(patience)
+        try:
+            await self._learn_names(patience)
+        except TokenRefused as refused:  # nothing was asked for yet
+            raise SpawnRefused(TOKEN_REFUSED, hopeless=True) from refused
+        image = self._options.image_for(spec.kind)
         regions, is_unsure = self._regions(), self._looking.app_of(spec.name) is not None
         while True:
-            app = self._looking.app_of(spec.name) or self._looking.api.soonest("create", self._options.apps)
+            apps = self._looking.present(self._options.apps_for(spec.kind))
+            if not apps and not is_unsure:
+                raise _no_app(self._options.apps_for(spec.kind))
+            app = self._looking.app_of(spec.name) or self._looking.api.soonest(
+                "create", apps or self._options.apps_for(spec.kind)
+            )
             self._looking.note(spec.name, app)
+            digest = None if launch else self._digests.get(image)
             answer = await self._looking.api.ask(
                 "create", app, patience=patience, secrets=_secrets(spec),
-                body=creation(spec, self._options, regions[0], launch=launch),
+                body=creation(spec, self._options, regions[0], launch=launch, digest=digest),
             )  # fmt: skip
             made = shown.machine(answer.body) if answer.verdict is Verdict.DONE else None
             if made is not None:
+                if made.image_ref is not None and made.image_ref.digest:
+                    self._digests.setdefault(image, made.image_ref.digest)
                 return f"{app}/{made.id}"
             if answer.verdict in MAY_EXIST:
                 is_unsure = True
@@ -60,6 +73,10 @@ class Making:
                     return found
             elif not is_unsure:
                 self._looking.note(spec.name, None)
+            if answer.verdict is Verdict.NO_APP and not is_unsure:
+                self._looking.note_absent(app)
+                if app not in self._looking.present((app,)):
+                    continue
             if not await self._goes_on(answer, regions, patience):
                 break
         if is_unsure:
@@ -113,6 +130,11 @@ class Making:
         self._full_until[region] = now + FULL_S
 
 
+def _no_app(apps: tuple[str, ...]) -> SpawnRefused:
+    what = f"Fly.io has no app {', '.join(apps)}"
+    return SpawnRefused(f"{what}: create it, or set FLY_APP_NAMES to one that is there.", hopeless=True)
+
+
 def refusal(answer: Answer) -> SpawnRefused:
     """Why there is no machine."""
     match answer.verdict:
@@ -120,7 +142,7 @@ def refusal(answer: Answer) -> SpawnRefused:
             return SpawnRefused(TOKEN_REFUSED, hopeless=True)
         case Verdict.FULL:
             return SpawnRefused(f"Fly.io has no place for the machine: {answer.message}")
-        case Verdict.LATER | Verdict.STATE:
+        case Verdict.LATER | Verdict.STATE | Verdict.NO_APP:
             return SpawnRefused(f"Fly.io gives no machine now: {answer.message}")
     return SpawnRefused(f"Fly.io refuses the machine: {answer.message}", permanent=True)
 

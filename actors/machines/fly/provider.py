@@ -14,6 +14,7 @@ from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable
 from actors.machines.fly import shown
 from actors.machines.fly.answers import REPEATED, Verdict
 from actors.machines.fly.api import REQUEST_S, Api, Patience
+from actors.machines.fly.bodies import edition
 from actors.machines.fly.looking import Looking, unavailable
 from actors.machines.fly.making import Making, refusal
 from actors.machines.fly.options import FlyOptions
@@ -36,9 +37,9 @@ class FlyMachines:
         self, options: FlyOptions, *, rng: random.Random | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ):  # fmt: skip
-        self._apps = options.apps
-        self._api = Api(options.api_url, options.token, transport=transport)
-        self._looking = Looking(self._api, options.apps, options.service, rng or random.Random())
+        self._apps, self._options = options.all_apps, options
+        self._api = Api(options.api_url, options.token, creations_per_s=options.creations_per_s, transport=transport)
+        self._looking = Looking(self._api, options.all_apps, options.service, rng or random.Random())
         self._making = Making(self._looking, options)
 
     async def close(self) -> None:
@@ -96,9 +97,13 @@ class FlyMachines:
         """As `Pooling.prepare`."""
         return await self._making.make(spec, launch=False)
 
+    def edition(self, kind: str) -> str:
+        """As `Pooling.edition`."""
+        return edition(kind, self._options)
+
     def grants(self, within_s: float) -> int:
         """As `Pooling.grants`."""
-        return self._api.grants("create", self._apps, within_s)
+        return self._api.grants("create", self._looking.present(self._apps), within_s)
 
     async def start(self, which: str) -> MachineStatus:
         """As `Pooling.start`."""

@@ -45,8 +45,19 @@ class Event(msgspec.Struct, frozen=True):
     request: Request | None = None
 
 
+class Guest(msgspec.Struct, frozen=True):
+    memory_mb: int | None = None
+
+
 class Config(msgspec.Struct, frozen=True):
     metadata: dict[str, str] | None = None
+    guest: Guest | None = None
+
+
+class ImageRef(msgspec.Struct, frozen=True):
+    """What the registry has given for the image."""
+
+    digest: str | None = None
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -58,6 +69,7 @@ class Shown(msgspec.Struct, frozen=True):
     instance_id: str | None = None
     updated_at: str | None = None
     config: Config | None = None
+    image_ref: ImageRef | None = None
     events: list[Event] | None = None
 
     @property
@@ -81,12 +93,14 @@ class Shown(msgspec.Struct, frozen=True):
         """As the fleet sees it."""
         state = STATES.get(self.state or "", "running")
         end = self.exit if state == "exited" else None
+        guest = self.config.guest if self.config is not None else None
         return MachineStatus(
             name=self.name or self.id,
             provider_id=f"{app}/{self.id}",
             state=state,
             code=end.exit_code if end is not None else None,
             oom=bool(end is not None and end.oom_killed),
+            memory_mb=guest.memory_mb if guest is not None else None,
         )
 
 

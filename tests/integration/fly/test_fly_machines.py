@@ -71,7 +71,8 @@ def test_a_machine_lives_and_is_known_by_all_its_names() -> None:
         provider = bench.provider
         made = await provider.spawn(spec())
         for which in (made, "tiff-a-1"):
-            assert await provider.inspect(which) == MachineStatus(name="tiff-a-1", provider_id=made, state="running")
+            status = await provider.inspect(which)
+            assert (status.name, status.provider_id, status.state) == ("tiff-a-1", made, "running")
         assert [status.provider_id for status in await provider.list()] == [made]
         await provider.destroy("tiff-a-1")
         assert (await provider.inspect(made)).state == "gone"
@@ -218,7 +219,10 @@ def test_what_fly_does_not_make_is_refused_with_its_words() -> None:
     """An app that there is not, an image that is none."""
 
     async def test(bench: Bench) -> None:
-        for changes, words in (({"apps": ("other",)}, "app not found"), ({"image": "NO IMAGE"}, "invalid image")):
+        for changes, words in (
+            ({"apps": ("other",)}, "no app other: create it"),
+            ({"image": "NO IMAGE"}, "invalid image"),
+        ):
             with pytest.raises(SpawnRefused, match=words) as refusal:
                 await bench.again(**changes).spawn(spec())
             assert refusal.value.permanent
@@ -248,7 +252,7 @@ def test_how_a_machine_ended_is_seen(fault: str, code: int, oom: bool) -> None:
     async def test(bench: Bench) -> None:
         made = await bench.provider.spawn(spec(**task))
         await bench.reach(made, "stopped")
-        expected = MachineStatus(name="tiff-a-1", provider_id=made, state="exited", code=code, oom=oom)
+        expected = MachineStatus(name="tiff-a-1", provider_id=made, state="exited", code=code, oom=oom, memory_mb=1024)
         assert await bench.provider.inspect(made) == expected
         assert await bench.provider.list() == [expected]
         assert await bench.provider.spawn(spec(**task)) == made

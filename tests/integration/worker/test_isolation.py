@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from worker import isolation
-from worker.child import Child
+from worker.child import Child, Ended
 from worker.errors import BadInput, Cancelled, LimitExceeded, Unavailable, WorkerError
-from worker.frames import Ready
+from worker.frames import Convert, Ready
 from worker.isolation import Converter, Converters
 from worker.kinds import tiff
 from worker.kinds.tiff import Options
@@ -281,7 +281,7 @@ def test_lost_status_is_not_the_files_fault(
 def test_processor_time_of_a_killed_child_counts(folder: Path) -> None:
     """Also where it died before it was told to, and is still to be collected."""
     child = Child(None)
-    while child.receive(WAIT_S) != Ready():
+    while not isinstance(child.receive(WAIT_S), Ready):
         pass
     descriptor = os.pidfd_open(child._process.pid)
     os.kill(child._process.pid, signal.SIGKILL)
@@ -322,6 +322,22 @@ def test_child_that_does_not_start_says_why(folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(Unavailable, match=r"^The converter's process does not start: library is missing$"):
         converter.convert(folder / "p.tif", folder / "x.jpg", Options())
     converter.close()
+
+
+def test_what_a_child_said_that_ended_before_it_was_asked_is_heard(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe to it is broken by then: that is noticed by writing, before anything was read."""
+    program = folder / "python"
+    program.write_text("#!/bin/sh\necho library is missing >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    child = Child(None)
+    os.waitid(os.P_PID, child._process.pid, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(Ended):
+        child.send(Convert("p.tif", "x.jpg", {}, 1))
+    assert (child.complaints, child.status) == ("library is missing", 3)
+    child.end()
 
 
 def test_child_ends_with_its_parent(folder: Path, decoder_stand_in: str) -> None:

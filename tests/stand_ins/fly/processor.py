@@ -121,6 +121,11 @@ class Cores:
         processor.used_s, processor.throttled_s = self.processor.used_s, self.processor.throttled_s
         return Cores(processor)
 
+    def used_s(self) -> float:
+        """Core-seconds used by now."""
+        self.processor.advance(asyncio.get_running_loop().time())
+        return self.processor.used_s
+
     async def work(self, cpu_s: float) -> None:
         """Use so many core-seconds, however long that takes."""
         loop = asyncio.get_running_loop()

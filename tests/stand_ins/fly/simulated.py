@@ -52,8 +52,9 @@ class SimulatedWorker:
         self._is_retired = False
         self._has_trouble = False
         self._begun = self._idle_since = time.monotonic()
-        self._begun_tasks = self._failed_tasks = 0
-        self._cpu_s = 0.0
+        self._begun_tasks = self._done_tasks = self._failed_tasks = 0
+        self._used_before_s = machine.cores.used_s()
+        self._throttled_s = machine.cores.processor.throttled_s
         self._settings = WorkerSettings()
         self._reports = self._reports_with(self._settings)
 
@@ -168,6 +169,7 @@ class SimulatedWorker:
         finally:
             performing.cancel()
             self._open.discard(performing)
+        self._done_tasks += 1
         if not performing.cancelled():
             return await self._report(env, known, fault, cpu_ms=performing.result())
         if self._stop.is_set():
@@ -210,7 +212,6 @@ class SimulatedWorker:
             self._end(FATAL[fault])
             await forever()
         await self._machine.cores.work(cpu_s)
-        self._cpu_s += cpu_s
         await asyncio.sleep(around_s)
         return round(cpu_s * 1000)
 
@@ -238,6 +239,8 @@ class SimulatedWorker:
         await self._hang_if_frozen()
         takes_next = self._reserve()
         told = outcome(env, fault, cpu_ms) | ({"accepts_next": True} if takes_next else {})
+        if self._settings.claim_url and (throttled_ms := self._throttled_ms()):
+            told["throttled_ms"] = throttled_ms
         if told["status"] == "error":
             self._strike(str(fault), known)
             self._failed_tasks += 1
@@ -254,6 +257,12 @@ class SimulatedWorker:
         if takes_next and not following:
             self._begun_tasks -= 1
         return task_environment(self._env, following) if following else None
+
+    def _throttled_ms(self) -> int:
+        """Since the last report."""
+        total_s, former_s = self._machine.cores.processor.throttled_s, self._throttled_s
+        self._throttled_s = total_s
+        return round((total_s - former_s) * 1000)
 
     async def _hang_if_frozen(self) -> None:
         if self._is_frozen:
@@ -272,9 +281,10 @@ class SimulatedWorker:
         settings, age_s = self._settings, time.monotonic() - self._begun
         if self._is_retired or self._begun_tasks >= settings.max_tasks or age_s >= settings.max_age_s:
             return True
-        if settings.cpu_burst_s is None:
-            return False
-        return self._cpu_s > settings.cpu_burst_s + (settings.cpu_rate or 0.0) * age_s
+        return not settings.allowance.has_room(
+            used_s=self._machine.cores.used_s() - self._used_before_s, age_s=age_s, taken=self._begun_tasks,
+            done=self._done_tasks,
+        )  # fmt: skip
 
     async def _claim(self) -> Environment | None:
         """Asks until there is a task, or the whole machine was idle for long enough. Raises Retired, Undelivered."""
@@ -290,7 +300,8 @@ class SimulatedWorker:
     async def _ask(self) -> list[Environment]:
         await self._hang_if_frozen()
         settings, asked = self._settings, time.monotonic()
-        wait_s = min(settings.idle_s, MAX_CLAIM_WAIT_MS / 1000)
+        left_s = settings.idle_s if self._in_hand else max(0.0, self._idle_since + settings.idle_s - asked)
+        wait_s = min(left_s, MAX_CLAIM_WAIT_MS / 1000)
         claim = {
             "machine": settings.machine_name,
             "claim": uuid.uuid4().hex,

@@ -14,7 +14,14 @@ def wishes(**want: int) -> dict[str, Demand]:
 
 
 def spawn(demands: dict[str, Demand], **changes: object) -> list[str]:
-    given_: dict[str, object] = {"alive": 0, "most": 10, "waiting": {}, "closed": (), "after": None, "now": 0}
+    given_: dict[str, object] = {
+        "alive": 0,
+        "most": 10,
+        "waiting": {},
+        "kinds": {"tiff", "pdf"},
+        "after": None,
+        "now": 0,
+    }
     return [place.job for place in rules.to_spawn(demands, **(given_ | changes))]  # type: ignore[arg-type]
 
 
@@ -54,7 +61,7 @@ def test_no_more_machines_than_allowed_and_none_for_waiting_ones() -> None:
 def test_a_kind_that_was_refused_is_left_alone() -> None:
     """After a refusal nothing of that kind is spawned until its pause is over; other kinds are."""
     demands = wishes(a=2) | {"p": Demand(job="p", kind="pdf", want=1)}
-    assert spawn(demands, closed={"tiff"}) == ["p"]
+    assert spawn(demands, kinds={"pdf"}) == ["p"]
 
 
 def claims(*rows: tuple[str, int]) -> dict[tuple[str, str], Waiting]:
@@ -136,11 +143,10 @@ def test_nobodys_machines_are_destroyed_after_patience() -> None:
         Machine(id="m-2", name="two", state=MachineState.SPAWNING),
     ]
     listed = [Found("1", "one"), Found("2", "two"), Found("3", "three")]
-    seen, over = rules.orphans(rows, listed, {}, now=100, patience_ms=50)
-    assert (seen, over) == ({"3": 100}, [])
-    seen, over = rules.orphans(rows, listed, seen, now=150, patience_ms=50)
-    assert over == ["3"]
-    assert rules.orphans(rows, listed[:2], seen, now=200, patience_ms=50) == ({}, [])
+    seen = rules.orphans(rows, listed, {}, now=100)
+    assert seen == {"3": 100}
+    assert rules.orphans(rows, listed, seen, now=150) == {"3": 100}
+    assert rules.orphans(rows, listed[:2], seen, now=200) == {}
 
 
 def test_machines_without_work_end_after_patience() -> None:
@@ -173,3 +179,31 @@ def test_terminal_states_are_left_never() -> None:
     """The table of moves is the law: GONE is final, a destroyed machine does not run again."""
     assert not any(rules.may_move(Machine(id="m", state=MachineState.GONE), to) for to in MachineState)
     assert not rules.may_move(Machine(id="m", state=MachineState.DESTROYING), MachineState.RUNNING)
+
+
+def test_what_needs_a_machine_of_its_own_is_left_to_new_ones() -> None:
+    """Machines that wait or are started from the pool take the rest only; of a job that has nothing else, nothing."""
+    demands = {"a": Demand(job="a", kind="tiff", want=3, large=2), "b": Demand(job="b", kind="tiff", want=1, large=1)}
+    assert rules.in_turn(demands, kinds={"tiff"}, after=None, now=0, by_any=True) == ["a"]
+    assert sorted(spawn(demands, most=9, waiting={"tiff": 9})) == ["a", "a", "b"]
+    assert spawn(demands, most=9, by_any=True) == ["a"]
+
+
+def test_each_kind_has_a_bound_of_its_own() -> None:
+    """Within that of all machines; those that run count, and another kind goes on."""
+    demands = {"a": Demand(job="a", kind="tiff", want=9), "b": Demand(job="b", kind="pdf", want=2)}
+    bounds = {"most": 10, "alive": 3, "alive_of": {"tiff": 3}, "most_of": {"tiff": 5}}
+    assert spawn(demands, **bounds) == ["a", "b", "a", "b"]
+    assert spawn(demands, **bounds | {"most": 6}) == ["a", "b", "a"]
+    assert spawn(demands, **bounds | {"alive_of": {"tiff": 6}}) == ["b", "b"]
+
+
+def test_weights_are_turns_in_a_row_and_shares() -> None:
+    """Three times the weight: three machines to one, and three times as many tasks at once."""
+    demands = {"a": Demand(job="a", kind="tiff", want=90, weight=3), "b": Demand(job="b", kind="tiff", want=90)}
+    assert spawn(demands, most=6) == ["a", "a", "a", "b", "a", "a"]
+    assert rules.leases(demands, 20) == {"a": 15, "b": 5}
+    small = demands | {"a": Demand(job="a", kind="tiff", want=4, weight=3)}
+    assert rules.leases(small, 20) == {"a": 4, "b": 16}
+    assert rules.in_turn(demands, kinds={"tiff"}, after="a", now=0) == ["b", "a"]
+    assert rules.in_turn(demands, kinds={"tiff"}, after="a", now=0, again=True) == ["a", "b"]

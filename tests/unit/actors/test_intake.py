@@ -158,6 +158,15 @@ def test_nesting_has_a_limit(kind: type) -> None:
     assert raised.value.field == "metadata"
 
 
+@pytest.mark.parametrize("wrong", [0, 101, -1, 1.5, "3", True, None, [1]])
+def test_a_weight_is_a_small_whole_number(wrong: Any) -> None:
+    """Anything else is told, with the field; 1 to 100 are kept."""
+    assert decode({"files": ["a"], "weight": 100})["weight"] == 100
+    with pytest.raises(InvalidInput) as raised:
+        decode({"files": ["a"], "weight": wrong})
+    assert raised.value.field == "weight"
+
+
 @pytest.mark.parametrize("wrong", [[], "TIFF_CONVERSION", ["NO_SUCH"], [["TIFF_CONVERSION"]], ["TIFF_CONVERSION"] * 2])
 def test_phases_are_known_and_named_once(wrong: Any) -> None:
     """A phase that came twice could not be told apart in the history; nothing that JSON can say is a crash."""

@@ -183,6 +183,22 @@ def test_s3_without_both_keys_is_refused(named: dict[str, str], half: dict[str, 
         Settings.load(named | half)
 
 
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        ({}, "unless R2_ACCOUNT_ID or R2_ENDPOINT_URL is set: a local folder has no URLs"),
+        ({"R2_ACCOUNT_ID": "a", "WORKER_CONTRACT": "original"}, "while WORKER_CONTRACT is original"),
+    ],
+)
+def test_presigned_urls_where_they_make_no_sense_are_refused(others: dict[str, str], sentence: str) -> None:
+    """No task could be done, so the service does not start."""
+    keys = {"R2_ACCESS_KEY_ID": "k", "R2_SECRET_ACCESS_KEY": "s"}
+    with pytest.raises(InvalidSetting, match=f"^WORKER_PRESIGNED must be false {sentence}"):
+        Settings.load(keys | others, worker_presigned=True)
+    assert not Settings.load(keys | others).worker_presigned
+    assert Settings.load(keys | {"R2_ACCOUNT_ID": "a", "WORKER_PRESIGNED": "true"}).worker_presigned
+
+
 def test_reference_page_is_current() -> None:
     """docs/reference/settings.md is what `make docs` writes from the table."""
     assert REFERENCE.read_text() == reference_page(), "run `make docs`"
@@ -194,3 +210,18 @@ def test_every_setting_has_a_reason() -> None:
         spec = field.metadata["spec"]
         assert spec.reason.endswith("."), field.name
         assert spec.kind != "whole" or spec.least < spec.most, field.name
+
+
+def test_only_fly_keeps_machines_stopped() -> None:
+    """A pool that no provider can have is told at the start; each kind may have one of its own size."""
+    with pytest.raises(InvalidSetting, match="MACHINE_POOL must be 0 unless MACHINE_PROVIDER is fly"):
+        Settings.load({"MACHINE_POOL": "3"})
+    given = {"MACHINE_PROVIDER": "fly", "MACHINE_POOL": "3"}
+    assert Settings.load(given).machine_pool_tiff == 3
+    assert Settings.load(given | {"MACHINE_POOL_TIFF": "0"}).machine_pool_tiff == 0
+
+
+def test_a_pool_needs_workers_that_ask_for_work() -> None:
+    """Those of the originals do not."""
+    with pytest.raises(InvalidSetting, match="MACHINE_POOL must be 0 while WORKER_CONTRACT is original"):
+        Settings.load({"MACHINE_PROVIDER": "fly", "MACHINE_POOL": "3", "WORKER_CONTRACT": "original"})

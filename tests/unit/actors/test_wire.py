@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from actors import wire
+from actors import assembly, wire
 from actors.errors import ArkeError, Conflict, Fenced, InvalidInput, TooLarge, Unavailable
+from actors.wire import WireDown
 
 
 @pytest.fixture
@@ -109,6 +110,26 @@ async def test_an_unexpected_error_tells_nothing(run_dir: Path, caplog: pytest.L
             assert raised.value.code == "error"
             assert "secret" not in raised.value.message
     assert caplog.text.count("secret") >= 2
+
+
+async def test_what_the_handler_lost_is_unavailable_and_logged_once(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A part that died under the handler: its caller may repeat, and who reads the log learns of each such answer,
+    without a trace and once, though another answer of the list cannot be sent as it is.
+    """
+    values: list[Any] = [WireDown("store.sock: secret"), object(), ConnectionResetError("secret"), "fine"]
+    async with serving(run_dir / "a.sock", each(lambda request: values[request["n"]])) as client:
+        answers = await asyncio.gather(*(client.call({"n": n}) for n in range(4)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unavailable, ArkeError, Unavailable, str]
+    assert "secret" not in str(answers)
+    logged = [record for record in caplog.records if "needed_part_away" in record.getMessage()]
+    assert [record.getMessage() for record in logged] == [
+        "[Wire] needed_part_away why=WireDown",
+        "[Wire] needed_part_away why=ConnectionResetError",
+    ]
+    assert [(record.levelname, record.exc_info) for record in logged] == [("WARNING", None)] * 2
+    assert "secret" not in caplog.text
 
 
 async def test_a_value_that_cannot_be_sent_fails_alone(run_dir: Path) -> None:
@@ -293,6 +314,30 @@ async def test_a_server_leaves_the_file_of_its_successor(run_dir: Path) -> None:
     former.close()
     assert await wire.call_once(run_dir / "a.sock", {"n": 1}) == {"n": 1}
     successor.close()
+
+
+async def test_a_server_knows_whether_it_is_in_place(run_dir: Path) -> None:
+    """Not when another one has its path, or nobody: a slow start, or somebody who cleans folders up. (Found by the
+    simulation: a process that was ready later than its successor took the path with it when it died, and the successor
+    stood there deaf.)"""
+    path = run_dir / "s.sock"
+    first = await wire.serve(path, each(lambda request: request))
+    assert first.is_in_place()
+    second = await wire.serve(path, each(lambda request: request))
+    assert (first.is_in_place(), second.is_in_place()) == (False, True)
+    path.unlink()
+    assert not second.is_in_place()
+    second.close()
+    assert second.is_in_place(), "it listens no more: nobody shall come"
+    first.close()
+
+
+async def test_who_is_not_in_place_any_more_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the next look, and once."""
+    monkeypatch.setattr(assembly, "PLACE_LOOK_S", 0.0)
+    looks, left = iter([True, True, False]), []
+    await assembly.leave_when_displaced(lambda: next(looks), lambda: left.append(1))
+    assert left == [1]
 
 
 async def test_a_client_tells_that_its_connection_has_ended(run_dir: Path) -> None:

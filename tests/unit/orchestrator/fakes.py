@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import BatchExists, NotFound
+from actors.exports import ExportRequest
 from actors.intake import decode
+from actors.rules.costs import Charge
 from actors.rules.model import Job, Task
 
 SECRET = "callback-secret"
@@ -23,6 +25,7 @@ class FakeSettings:
     service_name: str = "arke-preprocessing-orchestrator"
     environment: str = "development"
     max_body_bytes: int = 100_000
+    export_remove_after_download: bool = False
 
 
 @dataclass
@@ -68,8 +71,15 @@ class FakeEngine:
         self.created: list[tuple[dict[str, Any] | bytes, str | None]] = []
         self.reply: Any = {"ok": True, "received": True}
         self.fleet_reply: Any = {"tasks": []}
+        self.charge = Charge(job_id="b1")
         self.failure: Exception | None = None
         self.parts = {"store": "ok", "objects": "ok"}
+        self.exports: list[tuple[ExportRequest, str | None]] = []
+        self.export_objects: Any = None
+
+    async def costs(self, job_id: str, /) -> Charge:
+        """The same for all."""
+        return self.charge
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
         """Write down and answer `reply`; raise `failure` where one is set."""
@@ -99,6 +109,14 @@ class FakeEngine:
         job = existing or Job(id=body.get("batch_id", "made-up"), message=body, created_at=1, updated_at=1)
         self.store.jobs[job.id] = job
         return job, existing is None
+
+    async def export(self, wanted: ExportRequest, owner: str | None) -> tuple[Job, list[str]]:
+        """Write down; the ids are always the same."""
+        if self.failure is not None:
+            raise self.failure
+        self.exports.append((wanted, owner))
+        job = Job(id="batch_1_00000000" if wanted.is_batch else "export_mods_1_00000000")
+        return job, [f"{job.id}_mods_{n}" for n in range(len(wanted.pis))] if wanted.is_batch else [job.id]
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """A little of one."""

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from actors.errors import Unavailable
-from actors.signing import sign_task
+from actors.signing import machine_token, sign_task
 from orchestrator.app import create_app
-from orchestrator.callback_path import CallbackMiddleware, Installed
+from orchestrator.callback_path import Installed, WorkerMiddleware
 from tests.unit.orchestrator.fakes import SECRET, FakeEngine
 
 GOOD = b'{"task_id":"b1_tiff_0","batch_id":"b1","status":"success"'
@@ -158,7 +158,7 @@ async def test_without_an_engine_everything_is_passed_on() -> None:
         raise AssertionError
 
     scope = {"type": "http", "method": "POST", "path": "/callback/b1/t", "query_string": b""}
-    await CallbackMiddleware(app)(scope, never, never)
+    await WorkerMiddleware(app)(scope, never, never)
     assert passed == ["/callback/b1/t"]
 
 
@@ -175,5 +175,45 @@ async def test_a_caller_that_leaves_is_not_answered(engine: FakeEngine) -> None:
         raise AssertionError
 
     scope = {"type": "http", "method": "POST", "path": "/callback/b1/t", "query_string": b""}
-    await CallbackMiddleware(app, engine)(scope, gone, send)
+    await WorkerMiddleware(app, engine)(scope, gone, send)
     assert not engine.calls
+
+
+# --- claims go the same way
+
+
+def claim_of(machine: str = "m-1") -> dict[str, Any]:
+    return {"machine": machine, "claim": "c1", "kinds": ["tiff"], "free": 2, "wait_ms": 99_000}
+
+
+MINE = {"Authorization": f"Bearer {machine_token(SECRET, 'm-1')}"}
+
+
+async def test_a_claim_reaches_the_fleet(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """With a bounded wait; tasks are the answer, and without any it is 204 without a body."""
+    engine.fleet_reply = {"tasks": [{"TASK_ID": "t1"}]}
+    answer = await http.post("/machines/claim", json=claim_of(), headers=MINE)
+    assert (answer.status_code, answer.json()) == (200, {"tasks": [{"TASK_ID": "t1"}]})
+    assert engine.fleet_calls[0]["claim"]["wait_ms"] == 30_000
+    engine.fleet_reply = {"tasks": []}
+    answer = await http.post("/machines/claim", json=claim_of(), headers=MINE)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "code"),
+    [
+        (msgspec.json.encode(claim_of("m-2")), MINE, 401),
+        (msgspec.json.encode(claim_of()), {}, 401),
+        (b'{"machine": "m-1"}', MINE, 400),
+        (b'{"machine": ' + b'"' + b"m" * 20_000 + b'"}', MINE, 413),
+        (b"[" * 9000, MINE, 400),
+    ],
+)
+async def test_a_bad_claim_is_refused_before_the_fleet(
+    http: httpx.AsyncClient, engine: FakeEngine, body: bytes, headers: dict[str, str], code: int
+) -> None:
+    """Another machine's token, none, a missing field, too much, too deep."""
+    answer = await http.post("/machines/claim", content=body, headers=headers)
+    assert (answer.status_code, engine.fleet_calls) == (code, [])
+    assert answer.json()["error"]

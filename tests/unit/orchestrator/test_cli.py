@@ -186,6 +186,19 @@ def test_unexpected_error_shows_no_traceback(service: Service, arke: Run, capsys
     assert capsys.readouterr().err.startswith("Error: This should not happen: ValueError")
 
 
+def test_watch_tells_what_a_batch_has_cost(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """On one line; money where the service knows a price, nothing where no machine has worked."""
+    costs = {"machines": 12, "machine_seconds": 204.0, "spawns": 14, "starts": 1, "retries": 2, "throttled_ms": 0}
+    ended = stands("DONE", 4)
+    service.on("/status/b", ended | {"costs": costs}, ended | {"costs": costs | {"usd": 0.00123}}, ended)
+    line = "12 machines, 3.4 machine-minutes, 14 spawn calls, 1 start, 2 retries, 0.0 s throttled"
+    for expected in (f"costs      {line}\n", f"costs      {line}, $0.0012\n"):
+        assert arke("watch", "b") == 0
+        assert expected in capsys.readouterr().out
+    assert arke("watch", "b") == 0
+    assert "costs" not in capsys.readouterr().out
+
+
 def test_watch_ends_with_0_on_done(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """DONE is exit code 0."""
     service.on("/status/b", stands("DONE", 4))
@@ -420,3 +433,59 @@ def test_control_characters_in_a_refusal_are_shown(
     service.on("/status/b1", {"error": "No \x1b[2J.", "code": "invalid_input"}, status=400)
     assert arke("status", "b1") == 1
     assert capsys.readouterr().err == "Error: No \\x1b[2J.\n"
+
+
+MACHINE = {
+    "machine": "m-1-2", "name": "pool-x", "provider": "fly", "provider_id": "one/17", "kind": "tiff",
+    "state": "running", "pool": True, "batch_id": "b1", "task_id": None, "created_at": "2023-11-14T22:13:20.000Z",
+    "started_at": None, "reason": None,
+}  # fmt: skip
+
+
+def test_machines_tells_for_whom_and_why(service: Service, arke: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the key of the administrator."""
+    service.on("/admin/machines", {"items": [MACHINE, MACHINE | {"machine": "m-1-3", "reason": "destroyed: x"}]})
+    assert arke("machines") == 0
+    first, second = capsys.readouterr().out.splitlines()[1:]
+    assert ("b1" in first, "of the pool" in first, "destroyed: x" in second) == (True, True, True)
+    assert service.requests[0].headers["Authorization"] == "Bearer a"
+    service.on("/admin/machines", {"items": []})
+    assert arke("machines") == 0
+    assert "No machine runs." in capsys.readouterr().err
+
+
+def test_machines_pool_waits_until_it_is_full(
+    service: Service, arke: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bar; where there is none it says how to get one."""
+    counts = {"size": 2, "ready": 1, "preparing": 1, "working": 0, "outdated": 0}
+    service.on("/admin/machines/pool", {"pools": {"tiff": counts}})
+    full = {"pools": {"tiff": counts | {"ready": 1, "working": 1, "preparing": 0}}}
+    monkeypatch.setattr("time.sleep", lambda _: service.on("/admin/machines/pool", full))
+    assert arke("machines", "pool", "--wait") == 0
+    assert "working" in capsys.readouterr().out
+    service.on("/admin/machines/pool", {"pools": {}})
+    assert arke("machines", "pool", "--wait") == 0
+    assert "MACHINE_POOL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "destroyed", "sentence"),
+    [
+        (("--dry-run",), 0, "1 would be destroyed, once seen for 10 s."),
+        ((), 1, "1 destroyed."),
+        ((), 0, "0 destroyed; 1 are seen for too short a time."),
+    ],
+)
+def test_machines_sweep_tells_what_is_nobodys(
+    service: Service, arke: Run, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], destroyed: int,
+    sentence: str,
+) -> None:  # fmt: skip
+    """And asks for no more than was said."""
+    item = {"provider_id": "one/17", "name": "x", "since": "2023-11-14T22:13:20.000Z"}
+    service.on("/admin/machines/sweep", {"destroyed": destroyed, "items": [item]})
+    assert arke("machines", "sweep", *options) == 0
+    shown = capsys.readouterr()
+    assert "one/17" in shown.out
+    assert sentence in shown.err
+    assert json.loads(service.requests[0].content) == {"dry_run": bool(options)}

@@ -82,6 +82,23 @@ def test_patience_ends() -> None:
     assert service.now <= 5
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (httpx.Response(503, json={"error": "The provider does not answer."}), "^The provider does not answer.$"),
+        (
+            httpx.Response(502, text="bad gateway"),
+            r"^http://arke is not available \(HTTP 502\). Is the service running",
+        ),
+    ],
+)
+def test_who_says_that_it_is_not_available_is_told(answer: httpx.Response, told: str) -> None:
+    """The service's own sentence, where it is the service that answers; else nobody knows whether it runs."""
+    service = Service(*[answer] * 100)
+    with pytest.raises(Unreachable, match=told):
+        service.client(patience_s=5).sweep(dry_run=True)
+
+
 def test_repeated_creation_has_one_id() -> None:
     """A creation that is sent again names the same batch, so that no second one is made."""
     service = Service(httpx.ReadTimeout("lost"), ok(batch_id="x"))

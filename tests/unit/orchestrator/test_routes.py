@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from actors.errors import Conflict, Retired, Unavailable
+from actors.rules.costs import Charge
 from actors.rules.model import Job, PhaseCount
 from actors.rules.states import JobState
 from actors.signing import machine_token
@@ -49,7 +50,20 @@ async def test_status_has_the_fields_of_the_contract(http: httpx.AsyncClient) ->
         "files_total": 5,
         "queued_at": "2025-11-21T10:00:00.090Z",
         "delivery": "pending",
-    }
+        "costs": {
+            "machines": 0, "machine_seconds": 0.0, "spawns": 0, "starts": 0, "retries": 0, "throttled_ms": 0,
+        },
+    }  # fmt: skip
+
+
+async def test_status_tells_what_a_batch_has_cost(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """Dollars are there only where a price is known."""
+    engine.charge = Charge(job_id="b1", machines=2, machine_ms=90_500, spawns=3, starts=1, nano_usd=1_234_000)
+    costs = (await http.get("/status/b1")).json()["costs"]
+    assert costs == {
+        "machines": 2, "machine_seconds": 90.5, "spawns": 3, "starts": 1, "retries": 0, "throttled_ms": 0,
+        "usd": 0.001234,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -408,3 +422,59 @@ async def test_the_first_page_leads_on(http: httpx.AsyncClient) -> None:
     answer = await http.get("/")
     assert answer.status_code == 200
     assert 'href="/docs"' in answer.text
+
+
+MACHINE = {
+    "id": "m-1-2", "name": "pool-x", "provider": "fly", "provider_id": "one/17", "kind": "tiff", "pool": "x",
+    "state": "running", "job_id": "b1", "task_id": None, "attempt": 0, "created_at": 1_700_000_000_000,
+    "started_at": None, "seen_at": None, "ended_at": None, "reason": None,
+}  # fmt: skip
+
+
+async def test_machines_are_listed_oldest_first(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """For whom, since when, and whether it is of the pool; nothing else of the row."""
+    older = MACHINE | {"id": "m-1-1", "pool": None, "created_at": 1_600_000_000_000}
+    engine.fleet_reply = [MACHINE, older]
+    items = (await http.get("/admin/machines")).json()["items"]
+    assert [(item["machine"], item["pool"]) for item in items] == [("m-1-1", False), ("m-1-2", True)]
+    assert items[1]["batch_id"] == "b1"
+    assert items[1]["created_at"] == "2023-11-14T22:13:20.000Z"
+    assert engine.fleet_calls == [{"op": "list"}]
+
+
+async def test_the_pool_is_shown(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """As the fleet counts it."""
+    counts = {"size": 2, "ready": 1, "preparing": 1, "working": 0, "outdated": 0}
+    engine.fleet_reply = {"tiff": counts}
+    assert (await http.get("/admin/machines/pool")).json() == {"pools": {"tiff": counts}}
+
+
+@pytest.mark.parametrize(("body", "dry_run"), [(b"", False), (b'{"dry_run":true}', True)])
+async def test_a_sweep_may_only_look(http: httpx.AsyncClient, engine: FakeEngine, body: bytes, dry_run: bool) -> None:
+    """The fleet alone ends machines."""
+    engine.fleet_reply = {"destroyed": 1, "items": [{"provider_id": "one/17", "name": "x", "since": 1_700_000_000_000}]}
+    told = (await http.post("/admin/machines/sweep", content=body)).json()
+    assert (told["destroyed"], told["items"][0]["since"]) == (1, "2023-11-14T22:13:20.000Z")
+    assert engine.fleet_calls == [{"op": "sweep", "dry_run": dry_run}]
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"dry_run":1}', b'{"dryrun":true}', b"{"])
+async def test_a_sweep_that_is_not_understood_sweeps_nothing(
+    http: httpx.AsyncClient, engine: FakeEngine, body: bytes
+) -> None:
+    """Who has mistyped dry_run wanted to look."""
+    assert (await http.post("/admin/machines/sweep", content=body)).status_code == 400
+    assert engine.fleet_calls == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/admin/machines"), ("GET", "/admin/machines/pool"), ("POST", "/admin/machines/sweep")]
+)
+async def test_machines_are_the_administrators(
+    http: httpx.AsyncClient, engine: FakeEngine, method: str, path: str
+) -> None:
+    """Neither nobody nor a caller sees or ends them."""
+    engine.settings.admin_key, engine.settings.api_keys = "admin", ("k1",)
+    assert (await http.request(method, path)).status_code == 401
+    assert (await http.request(method, path, headers=bearer("k1"))).status_code == 403
+    assert engine.fleet_calls == []

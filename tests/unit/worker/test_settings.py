@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from worker.allowance import Allowance
 from worker.errors import BadInput, Cancelled, LimitExceeded, ObjectMissing, sentence
 from worker.kinds import find
 from worker.limits import (
@@ -26,12 +27,18 @@ def test_defaults_are_the_contracts() -> None:
     """An empty environment gives the documented defaults."""
     settings = WorkerSettings.load({})
     assert (settings.concurrency, settings.idle_s, settings.max_tasks, settings.max_age_s) == (2, 5, 1000, 3600)
-    assert settings.cpu_burst_s is None
+    assert settings.allowance == Allowance()
     assert WorkerSettings.load({"WORKER_IDLE_S": "inf"}).idle_s == math.inf
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("WORKER_CONCURRENCY", "0"), ("WORKER_IDLE_S", "soon"), ("WORKER_MAX_TASKS", "nan")]
+    ("name", "value"),
+    [
+        ("WORKER_CONCURRENCY", "0"),
+        ("WORKER_IDLE_S", "soon"),
+        ("WORKER_MAX_TASKS", "nan"),
+        ("WORKER_PRESIGNED", "maybe"),
+    ],
 )
 def test_invalid_values_name_the_variable(name: str, value: str) -> None:
     """A wrong value stops the worker before anything starts, with its name in the message."""
@@ -44,7 +51,7 @@ def test_a_rate_of_processor_time_needs_something_to_begin_with() -> None:
     with pytest.raises(InvalidSetting, match="WORKER_CPU_RATE needs WORKER_CPU_BURST_S"):
         WorkerSettings.load({"WORKER_CPU_RATE": "0.5"})
     both = WorkerSettings.load({"WORKER_CPU_RATE": "0.5", "WORKER_CPU_BURST_S": "60"})
-    assert (both.cpu_burst_s, both.cpu_rate) == (60, 0.5)
+    assert both.allowance == Allowance(burst_s=60, rate=0.5)
 
 
 def test_missing_task_variables_are_listed() -> None:

@@ -86,3 +86,10 @@ def test_the_pause_is_drawn_from_a_growing_range() -> None:
     assert pause_s(3, Fixed(0.0)) == 0
     assert pause_s(2, Fixed(0.5), retry_after_s=7) == 7.5
     assert pause_s(10**6, Fixed(1.0)) == MOST_PAUSE_S
+
+
+def test_a_limit_that_was_raised_is_of_creations_alone() -> None:
+    """Fly raises it on request; it says nothing of lists."""
+    raised = Buckets(creations_per_s=10)
+    assert turns(raised, CREATE, 31) == pytest.approx([0] * 30 + [0.1 + SLACK_S])
+    assert turns(raised, ("list", "one"), 4) == pytest.approx([0, 0, 0, 1 + SLACK_S])

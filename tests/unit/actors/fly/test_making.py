@@ -46,6 +46,28 @@ def test_both_forms_of_a_token_are_sent(token: str, header: str) -> None:
     assert fly.requests[0].headers["Authorization"] == header
 
 
+@pytest.mark.parametrize(
+    ("kind", "memory_mb", "cpus", "has_mb"),
+    [
+        ("tiff", 512, 2, 1024),
+        ("tiff", 2000, 2, 2048),
+        ("tiff", 4096, 2, 4096),
+        ("tiff", 4100, 4, 4352),
+        ("tiff", 99_999, 8, 16_384),
+        ("other", 9000, 2, 9216),
+    ],
+)
+def test_a_machine_with_more_memory_has_the_processors_for_it(
+    kind: str, memory_mb: int, cpus: int, has_mb: int
+) -> None:
+    """2 GB for a shared one and 8 GB for a performance one, in steps of 256 MB; the allowance is that of them all."""
+    fly = Scripted(ok(machine()))
+    virtually(fly.provider().spawn(MachineSpec(name="m", kind=kind, env={}, memory_mb=memory_mb)))
+    config = fly.body()["config"]
+    assert (config["guest"]["cpus"], config["guest"]["memory_mb"]) == (cpus, has_mb)
+    assert config["env"].get("WORKER_CPU_BURST_S", f"{5 * cpus}") == f"{5 * cpus}"
+
+
 def test_a_creation_says_all_that_a_machine_needs() -> None:
     """Byte for byte what the API gets, and the id that comes of it."""
     fly = Scripted(ok(machine("m5")))
@@ -187,7 +209,7 @@ def test_a_wrong_token_is_told_as_such() -> None:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(400, "invalid_argument"), (403, "not allowed"), (404, "app not found"), (422, "invalid image identifier")],
+    [(400, "invalid_argument"), (403, "not allowed"), (422, "invalid image identifier")],
 )
 def test_what_cannot_be_cured_is_permanent(status: int, said: str) -> None:
     """With the API's own words, and once only."""
@@ -195,6 +217,81 @@ def test_what_cannot_be_cured_is_permanent(status: int, said: str) -> None:
     refusal = refused(fly)
     assert (refusal.permanent, refusal.message) == (True, f"Fly.io refuses the machine: {said}")
     assert len(fly.requests) == 1
+
+
+def test_a_wrong_token_is_told_as_such_where_names_are_looked_for_first() -> None:
+    """With several apps: a question comes before the first machine, and nothing is asked after it."""
+
+    async def run() -> SpawnRefused:
+        provider = Scripted(error(401, "unauthorized")).provider(apps=("a", "b"))
+        with pytest.raises(SpawnRefused) as caught:
+            await provider.spawn(spec("m"))
+        return caught.value
+
+    refusal = virtually(run())
+    assert (refusal.hopeless, refusal.message) == (True, "The Fly token is not accepted: set FLY_API_TOKEN.")
+
+
+def test_one_answer_does_not_make_an_app_absent_that_was_there() -> None:
+    """The machine is asked for again, and those that run are not taken for gone."""
+    answers = iter([ok([]), error(404, "app not found"), ok(machine()), ok([machine()])])
+
+    async def run() -> tuple[str, int]:
+        provider = Scripted(lambda _: next(answers)).provider()
+        assert await provider.list() == []
+        made = await provider.spawn(spec("m"))
+        return made, len(await provider.list())
+
+    made, listed = virtually(run())
+    assert (made.partition("/")[0], listed) == ("one", 1)
+
+
+def test_where_there_is_no_app_the_setting_is_named() -> None:
+    """It ends the batch, instead of its tasks one by one; nothing is asked twice."""
+    fly = Scripted(error(404, "app not found"))
+    refusal = refused(fly)
+    assert (refusal.permanent, refusal.hopeless) == (True, True)
+    assert refusal.message == "Fly.io has no app one: create it, or set FLY_APP_NAMES to one that is there."
+    assert len(fly.requests) == 1
+
+
+def test_an_app_that_is_missing_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither finding nor making: the others are used, and the log names the one."""
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(f"{request.method} {request.url.path.split('/')[3]}")
+        if "/apps/missing/" in request.url.path:
+            return error(404, "app not found")
+        return ok(machine()) if request.method == "POST" else ok([])
+
+    async def run() -> list[str]:
+        fly = Scripted(answer)
+        provider = fly.provider(apps=("missing", "one"))
+        return [await provider.spawn(spec(f"m{n}")) for n in range(3)] + [str(await provider.list())]
+
+    assert [made.partition("/")[0] for made in virtually(run())] == ["one"] * 3 + ["[]"]
+    assert asked.count("POST missing") == 0
+    assert asked.count("GET missing") == 1
+    assert caplog.text.count("app_missing app=missing") == 1
+
+
+def test_an_app_that_was_there_is_not_believed_to_be_gone() -> None:
+    """Its machines would be taken for dead, and their tasks be given to others."""
+    answers = iter([ok([]), error(404, "app not found")])
+
+    async def run() -> None:
+        provider = Scripted(lambda _: next(answers)).provider()
+        assert await provider.list() == []
+        with pytest.raises(ProviderUnavailable, match="app not found"):
+            await provider.list()
+
+    virtually(run())
+
+
+def test_a_short_token_garbles_nothing() -> None:
+    """`t` in place of each t would tell nobody anything."""
+    assert "invalid image identifier" in refused(Scripted(error(422, "invalid image identifier")), token="t").message
 
 
 def test_a_refusal_repeats_no_secret_of_the_machine(caplog: pytest.LogCaptureFixture) -> None:
@@ -205,6 +302,14 @@ def test_a_refusal_repeats_no_secret_of_the_machine(caplog: pytest.LogCaptureFix
     shown = refused(fly, wanted=wanted).message + caplog.text + repr(options()) + repr(fly.provider()) + str(options())
     for secret in ("12345678", TOKEN, TOKEN.removeprefix("fm2_")):
         assert secret not in shown
+
+
+def test_a_refusal_repeats_no_signature_of_a_url() -> None:
+    """The API may echo a URL as JSON writes it, or cut off."""
+    url = "https://acc.example/b/p.tif?X-Amz-Expires=60&X-Amz-Signature=0123456789abcdef"
+    wanted = spec(INPUT_URL=url, CALLBACK_URL="https://arke.example/callback/b/t?run=1&sig=0123456789abcdef")
+    for echo in (url.replace("&", "\\u0026"), url[:-4], wanted.env["CALLBACK_URL"].replace("&", "\\u0026")):
+        assert "01234567" not in refused(Scripted(error(422, f"bad env {echo}")), wanted=wanted).message
 
 
 @pytest.mark.parametrize(
@@ -369,3 +474,20 @@ def test_with_several_apps_a_name_is_asked_for_where_it_is() -> None:
     first, asked = virtually(run())
     assert first == "two/m7"
     assert asked == [LIST, "GET two/machines", *["POST two/machines"] * 2, "GET two/machines/m7", CREATE]
+
+
+def test_the_whole_pool_is_of_one_image() -> None:
+    """A tag may come to mean another image: the first answer of the registry counts, for what is prepared."""
+    shown = machine("m1") | {"image_ref": {"digest": f"sha256:{'a' * 64}"}}
+    fly = Scripted(ok(shown), ok(machine("m2")), ok(machine("m3")))
+
+    async def make() -> None:
+        provider = fly.provider(image="registry.fly.io/worker:1")
+        for n in (1, 2):
+            await provider.prepare(MachineSpec(name=f"pool-{n}", kind="tiff", env={}))
+        await provider.spawn(spec())
+
+    virtually(make())
+    images = [fly.body(n)["config"]["image"] for n in range(3)]
+    pinned = f"registry.fly.io/worker:1@sha256:{'a' * 64}"
+    assert images == ["registry.fly.io/worker:1", pinned, "registry.fly.io/worker:1"]

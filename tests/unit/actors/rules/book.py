@@ -28,7 +28,7 @@ from actors.rules.events import (
 from actors.rules.invariants import check
 from actors.rules.model import Job, Task
 from actors.rules.states import JOB_MOVES, TASK_MOVES, TERMINAL_JOBS, JobState, TaskStatus
-from actors.rules.task import SPAWN, replace
+from actors.rules.task import SPAWN, large_first, replace
 
 START: Final = 1_700_000_000_000
 POLICY: Final = Policy(max_attempts=3, delivers=False)
@@ -142,7 +142,7 @@ class Book:
             (row for row in self._current() if row.status is TaskStatus.PENDING),
             key=lambda row: (row.not_before, row.n),
         )
-        due = tuple(row for row in pending if row.not_before <= self.now)[: self.page]
+        due = large_first([row for row in pending if row.not_before <= self.now][: self.page])
         later = pending[0].not_before if pending and not due else None
         return replace(state, ready=due, next_due=later)
 

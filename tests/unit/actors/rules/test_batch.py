@@ -18,7 +18,7 @@ from actors.rules.effects import (
 from actors.rules.events import Cancelled, Leased, PhasePlanned, Retried, WorkTaken
 from actors.rules.model import PhaseCount
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, TaskStatus
-from actors.rules.task import MAX_ERROR_CHARS, replace
+from actors.rules.task import MAX_ERROR_CHARS, replace, with_more_memory
 from tests.unit.actors.rules.book import POLICY, START, Book
 
 DELIVERS = replace(POLICY, delivers=True)
@@ -408,6 +408,73 @@ def test_a_lost_machine_loses_all_it_had() -> None:
     book.lost()
     book.lost()
     assert [book.task(n).status for n in range(3)] == [TaskStatus.PENDING, TaskStatus.PENDING, TaskStatus.PROCESSING]
+
+
+def test_retries_and_throttled_time_are_counted_with_the_batch() -> None:
+    """A failed try is one, a task that is given back is none; what a worker tells of its host counts once."""
+    book = Book(2, policy=POLICY, rng=Least()).running()
+    book.take("m-1", free=2)
+    book.callback(0, "error", error="broken", throttled_ms=30)
+    book.callback(0, "error", error="broken", throttled_ms=30)
+    book.callback(1, "released")
+    assert (book.job.retries, book.job.throttled_ms) == (1, 30)
+    book.take("m-2")
+    book.take("m-3")
+    book.callback(0, attempt=2, throttled_ms=12)
+    book.lost("m-3")
+    assert (book.job.retries, book.job.throttled_ms) == (2, 42)
+
+
+ROOMY = replace(POLICY, max_attempts=9, memory_most_mb=3000)
+
+
+def test_a_task_whose_machine_ran_out_of_memory_gets_twice_as_much() -> None:
+    """Again and again up to the most there is; other losses change nothing, and it costs a try each time."""
+    book, wanted = working(policy=ROOMY), []
+    for had_mb in (1024, 2048, 3000):
+        book.lost(why="exited", short_of_mb=had_mb)
+        wanted.append(book.task().memory_mb)
+        book.take("m-1")
+    book.lost()
+    assert wanted == [2048, 3000, 3000]
+    assert (book.task().memory_mb, book.task().tries) == (3000, 4)
+
+
+def test_less_memory_is_never_asked_for() -> None:
+    """The news of a smaller machine comes late, or WORKER_MEMORY_MAX_MB is below what machines have."""
+    for had_mb, most_mb in ((512, 8192), (4096, 1024)):
+        task = replace(working().task(), memory_mb=2048)
+        assert with_more_memory(task, had_mb, most_mb).memory_mb == 2048
+    assert with_more_memory(replace(task, memory_mb=None), 4096, 1024).memory_mb is None
+
+
+def test_what_needs_more_memory_is_for_machines_that_are_made_for_it() -> None:
+    """Machines that run get other tasks, by claim and with their callbacks; one that is made gets it first."""
+    book = Book(4, policy=ROOMY, rng=Least()).running()
+    book.take("m-1")
+    book.take("m-2", claim="c")
+    book.lost("m-1", why="exited", short_of_mb=1024)
+    book.take("m-2", claim="d")
+    assert book.task(0).status is TaskStatus.PENDING
+    answer = book.turn(WorkTaken(machine="m-2", claim="e", free=9)).answer
+    assert isinstance(answer, Granted)
+    assert ([task.n for task in answer.tasks], answer.want) == ([3], 1)
+    assert book.turn(WorkTaken(machine="m-2", claim="f", free=9)).answer == Granted((), want=1, large=1)
+    assert book.callback(1, accepts_next=True).next is None
+    assert book.alarm(after=POLICY.alarm_delay_ms).effects == (Announce(want=1, large=1),)
+    (made,) = book.take("m-3")
+    assert (made.n, made.memory_mb) == (0, 2048)
+
+
+def test_while_a_page_holds_only_large_tasks_nothing_else_is_asked_for() -> None:
+    """What is behind it is not known: machines that ask would get nothing, again and again."""
+    book = Book(3, policy=ROOMY, page=1, rng=Least()).running()
+    book.take("m-1", free=3)
+    book.take("m-2", free=3)
+    book.take("m-3", free=3)
+    book.lost("m-1", why="exited", short_of_mb=1024)
+    book.lost("m-2")
+    assert book.alarm(after=POLICY.alarm_delay_ms).effects == (Announce(want=2, large=2),)
 
 
 def test_news_of_another_assignment_changes_nothing() -> None:

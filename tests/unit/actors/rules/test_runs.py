@@ -263,6 +263,16 @@ def test_no_job_waits_longer_for_a_clock_that_went_back(state: JobState) -> None
     assert book.job.alarm_at <= book.now + longest_wait_ms(book.policy, state)
 
 
+def test_a_job_that_has_its_place_begins_whatever_the_clock_was_that_gave_it() -> None:
+    """Else it waits two minutes, and is activated again and again meanwhile by a process whose clock is ahead."""
+    book = Book(1, state=JobState.QUEUED, placement="batch:b")
+    book.row = replace(book.row, alarm_at=START)
+    book.pass_time(-HOUR_MS).activate()
+    assert book.job.alarm_at == book.now
+    assert book.alarm(after=0) is not None
+    assert book.job.state is JobState.RUNNING
+
+
 def test_refusals_and_deliveries_do_not_begin_in_the_future() -> None:
     """Else the machine is asked for, and the receiver told, an hour longer than the settings say."""
     book = Book(1).running()

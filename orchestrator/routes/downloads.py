@@ -1,0 +1,99 @@
+"""What jobs have made, to be downloaded."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from actors import telemetry
+from actors.errors import ArkeError, InvalidInput, NotFound, Unavailable
+from actors.rules.model import Job, Task
+from orchestrator import downloads, zipping
+from orchestrator.exports import batch_view, file_name, find, find_batch, tasks_of, word
+from orchestrator.routes.base import Caller, EngineOf, failures
+from orchestrator.routing import Engine
+from worker import errors as worker_errors
+from worker.objects.base import Opened
+
+router = APIRouter(tags=["downloads"])
+
+XML: Final = "application/xml"
+FILE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file.", "content": {XML: {}}},
+    206: {"description": "The range that was asked for.", "content": {XML: {}}},
+    304: {"description": "It is the one that the caller has."},
+    416: {"description": "The range begins beyond the end of the file."},
+}
+ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The archive.", "content": {"application/zip": {}}}
+}
+
+
+@router.head("/download/{task_id}", include_in_schema=False)
+@router.get("/download/{task_id}", response_class=Response, responses=FILE | failures(400, 401, 404, 503))
+async def download(task_id: str, request: Request, engine: EngineOf, owner: Caller) -> Response:
+    """The file of an export. Ranges, ETag and HEAD as in RFC 9110."""
+    job, task = await find(engine, task_id)
+    if word(job, task) != "success":
+        raise InvalidInput(f"Export not ready or failed. Status: {word(job, task)}")
+
+    async def done() -> None:
+        await _downloaded(engine, job)
+
+    goes = job.message.get("removeAfterDownload") and job.kind == "export"
+    try:
+        return await downloads.serve(
+            request, lambda start: engine.export_objects.open(task.output_r2_key, start),
+            name=file_name(task), media_type=XML, done=done if goes else None,
+        )  # fmt: skip
+    except worker_errors.ObjectMissing as error:
+        raise NotFound("The file of this export is not there any more. Start the export again.") from error
+    except worker_errors.WorkerError as error:
+        raise Unavailable("The object store does not answer. Send the same request again.") from error
+
+
+@router.get(
+    "/download/batch/{batch_id}", response_class=Response, responses=ARCHIVE | failures(400, 401, 404)
+)  # fmt: skip
+async def download_batch(batch_id: str, engine: EngineOf, owner: Caller) -> Response:
+    """The files of the successful exports of a batch, as one ZIP."""
+    job = await find_batch(engine, batch_id)
+    tasks = await tasks_of(engine, job)
+    view = batch_view(job, tasks)
+    if view["processing"] or not view["completed"]:
+        status = "processing" if view["processing"] else "error"
+        raise InvalidInput(f"Export not ready or failed. Status: {status}")
+    ready = [task for task in tasks if word(job, task) == "success"]
+    headers = {
+        "Content-Disposition": downloads.disposition(f"{job.id}.zip"),
+        "Cache-Control": "private",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return StreamingResponse(_archive(engine, job, ready), 200, headers, media_type="application/zip")
+
+
+async def _archive(engine: Engine, job: Job, tasks: list[Task]) -> AsyncIterator[bytes]:
+    async def entries() -> AsyncIterator[zipping.Entry]:
+        for task in tasks:
+            yield zipping.Entry(file_name(task), _opener(engine, task))
+
+    async for chunk in zipping.stream(entries()):
+        yield chunk
+    if job.message.get("removeAfterDownload"):
+        await _downloaded(engine, job)
+
+
+async def _downloaded(engine: Engine, job: Job) -> None:
+    """The caller has it all, whatever becomes of this: what is not told here expires later."""
+    try:
+        await engine.call(job.id, {"op": "downloaded", "job": job.id})
+    except ArkeError as error:
+        telemetry.warning("export.not_told_of_download", export=job.id, why=error)
+
+
+def _opener(engine: Engine, task: Task) -> Any:
+    def opened() -> Opened:
+        return engine.export_objects.open(task.output_r2_key)
+
+    return opened

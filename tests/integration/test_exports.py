@@ -101,10 +101,12 @@ class World:
         await wake.run_once(self.store, activate, now=self.clock.now(), longest_ms=30_000)
 
     async def removed(self, job_id: str) -> None:
-        """Until it is."""
+        """Until it is, in a world where time goes on: one that was overtaken may have set the alarm a last time."""
         async with asyncio.timeout(10):
-            while await self.store.job(job_id) is not None:  # noqa: ASYNC110  (a row, which sends no event)
+            while await self.store.job(job_id) is not None:
                 await asyncio.sleep(0.01)
+                self.clock.ms += 1_000
+                await self.woken()
 
 
 @pytest.fixture

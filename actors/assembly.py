@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import ipaddress
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -144,6 +145,14 @@ def _check_sizes(settings: Settings) -> None:
             suffix = f"_{kind.upper()}" if kind else ""
             names = f"WORKER_CPU_KIND{suffix}, WORKER_CPUS{suffix} and WORKER_MEMORY_MB{suffix}"
             raise CannotStart(f"Fly has no machine of this size: {size.fault}. Set {names}.")
+        if size.memory_mb > settings.worker_memory_max_mb:
+            raise CannotStart(
+                f"WORKER_MEMORY_MAX_MB is below the {size.memory_mb} MB that a machine has to begin with: set it to "
+                f"{size.memory_mb} (no machine gets more) or higher."
+            )
+    priced = Counter(each.partition("=")[0] for each in settings.machine_prices)
+    if twice := [size for size, count in priced.items() if count > 1]:
+        raise CannotStart(f"MACHINE_PRICES gives {twice[0]} two prices: leave one of them.")
 
 
 def _is_here(url: str) -> bool:

@@ -8,6 +8,7 @@ schemas are those of ARKE_TEST_DATA, else the ones that `arke schemas fetch` bro
 
 import argparse
 import asyncio
+import gc
 import http.client
 import io
 import json
@@ -78,6 +79,8 @@ async def _exported(url: str, root: str) -> int:
 def records() -> None:
     """Crosswalk, markup, checks and validation of records that are in memory."""
     entities = _entities()
+    gc.collect()
+    gc.freeze()  # an export has one of them at a time: nothing looks through thousands
     schemas, rows = _schemas(), []
     for format, writer in WRITERS.items():
         begun = time.process_time()

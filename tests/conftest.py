@@ -11,7 +11,9 @@ DATA: Final = "ARKE_TEST_DATA"
 """A test that needs data which is not part of this repository names it in the reason of its skip."""
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell starts what runs in its background with SIGINT ignored, and so would be the commands that tests interrupt."""
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""A shell starts what runs in its background with SIGINT ignored, `nohup` with SIGHUP, and so would be the commands
+that tests interrupt."""
 settings.register_profile("arke", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("arke")
 """No test depends on speed: on a fresh clone the first text alone takes seconds, until Hypothesis has its tables."""

@@ -3,6 +3,9 @@
 fleet       the parts put together: one activation, its loop, its requests
 claims      machines that ask for work: who waits, and who gets what
 making      machines that are made, and spawns whose answer is not known
+pace        how many more the provider would make soon
+pool        machines that are made ahead of their work
+refusals    how long a provider that has refused is not asked
 watching    what the provider says of them; orphans; machines without work
 endings     how a machine ends: destroyed, its batches told, forgotten
 work        what batches want, and taking it from them

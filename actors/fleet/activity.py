@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from actors import telemetry
 from actors.errors import Fenced, Unavailable
+from actors.rules.fleet import backoff_ms
+
+AGAIN_MOST_MS: Final = 10_000
+"""The longest pause between two tries: what is away for long is not knocked at, and is found when it is back."""
 
 Wait = Callable[[asyncio.Event, int], Awaitable[bool]]
 
@@ -77,3 +81,28 @@ class Activity:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class Again:
+    """The tries of one thing, further and further apart. Why one failed is told when that is new."""
+
+    def __init__(self, activity: Activity, event: str, **about: Any) -> None:
+        self._activity, self._event, self._about = activity, event, about
+        self._tries = 0
+        self._told: str | None = None
+        self.not_before = 0
+        """When the next try is due."""
+
+    def failed(self, failure: Exception) -> int:
+        """One try: how long to wait before the next, in ms."""
+        self._tries += 1
+        if str(failure) != self._told:
+            telemetry.warning(self._event, **self._about, why=failure)
+        self._told = str(failure)
+        pause_ms = min(AGAIN_MOST_MS, backoff_ms(self._tries, 0.0))
+        self.not_before = self._activity.now() + pause_ms
+        return pause_ms
+
+    async def later(self, failure: Exception) -> None:
+        """The same, and wait."""
+        await self._activity.pause(self.failed(failure))

@@ -2,13 +2,12 @@
 done again with the next tick; every step may be repeated."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal
-
-import msgspec
 
 from actors import telemetry
 from actors.errors import ArkeError, Unavailable
-from actors.fleet.activity import Activity
+from actors.fleet.activity import Activity, Again
 from actors.fleet.rows import FleetStore, Rows
 from actors.fleet.work import CallHost
 from actors.machines.base import Pooling, Provider, ProviderUnavailable
@@ -21,7 +20,8 @@ STOP_S: Final = 15.0
 """How long a machine may take to give its tasks back and to stop, before it is destroyed."""
 
 
-class Ending(msgspec.Struct, kw_only=True):
+@dataclass(kw_only=True)
+class Ending:
     """A machine that is to be ended: what the jobs in `tell` still have to be told about it."""
 
     why: str  # refused | unmade | gone | exited
@@ -30,6 +30,8 @@ class Ending(msgspec.Struct, kw_only=True):
     hopeless: bool = False
     short_of_mb: int | None = None
     tell: list[str]
+    may_run: bool  # it has not been seen to yet that nothing runs there
+    again: Again
     back: Literal["stop", "stopped"] | None = None  # for the pool: it is to be stopped, or has stopped
 
 
@@ -49,6 +51,11 @@ class Endings:
         self.comes_back: Callable[[Machine], bool] = lambda row: False
         """Whether the pool takes a machine again when it has stopped."""
         self._burying: set[str] = set()
+
+    @property
+    def at_rest(self) -> set[str]:
+        """Those of them on which nothing runs any more."""
+        return {machine for machine, ending in self.of.items() if not ending.may_run}
 
     @property
     def lost(self) -> set[str]:
@@ -80,10 +87,24 @@ class Endings:
         return known is None or known.state in TERMINAL_JOBS
 
     async def destroy_all_of(self, job: str) -> None:
-        """Its machines, as its batch was ended. Those of the pool are stopped, and wait for the next work there."""
-        for row in [row for row in self._rows.by_id.values() if row.job_id == job]:
+        """Its machines, as its batch was ended. Those of the pool are stopped, and wait for the next work there. One
+        that also works for another batch is left to that: what it does for this one ends with its next sign of life.
+        """
+        rows = [row for row in self._rows.by_id.values() if row.job_id == job]
+        shared = await self._works_for([row.id for row in rows]) if self._concurrency > 1 else {}
+        for row in rows:
+            if others := shared.get(row.id, set()) - {job}:
+                await self._rows.change(row.id, job_id=min(others))
+                continue
             back: Literal["stop"] | None = "stop" if self.comes_back(row) else None
             await self.destroy(row, "destroyed: its batch was ended", of=job, back=back)
+
+    async def _works_for(self, machines: list[str]) -> dict[str, set[str]]:
+        """The jobs that are not over and have tasks there, by machine."""
+        found = await self._store.work_on(machines) if machines else {}
+        jobs = {job for some in found.values() for job in some}
+        still_open = await self._store.open_jobs(sorted(jobs)) if jobs else set()
+        return {machine: still_open.intersection(some) for machine, some in found.items()}
 
     # ---- ending
 
@@ -99,21 +120,25 @@ class Endings:
             self.unwanted.add(row.id)
         elif await self._rows.move(row.id, MachineState.DESTROYING, of=of, reason=reason) is not None:
             jobs = self._rows.jobs_of.get(row.id, [])  # as of now: it may have taken work until the commit
-            self.of[row.id] = Ending(why="gone", message=reason, tell=list(jobs), back=back)
+            self.of[row.id] = Ending(
+                why="gone", message=reason, tell=list(jobs), back=back, may_run=True, again=self._again(row.id)
+            )
             self._activity.notify()
             if row.id not in self._rows.under_way:
                 self._activity.background(self.bury(row.id))
 
     def end(
         self, machine: str, why: str, message: str, *, permanent: bool = False, hopeless: bool = False,
-        short_of_mb: int | None = None, bury: bool = True,
+        short_of_mb: int | None = None, bury: bool = True, may_run: bool = False,
     ) -> None:  # fmt: skip
-        """Begin the end of a machine. The jobs that took work on it are told, however long it takes."""
+        """Begin the end of a machine, which `may_run` still. The jobs that took work on it are told, however long it
+        takes."""
         if machine in self._rows.by_id and machine not in self.of:
             jobs = list(self._rows.jobs_of.get(machine, []))
             self.of[machine] = Ending(
-                why=why, message=message, permanent=permanent, hopeless=hopeless, short_of_mb=short_of_mb, tell=jobs
-            )
+                why=why, message=message, permanent=permanent, hopeless=hopeless, short_of_mb=short_of_mb, tell=jobs,
+                may_run=may_run, again=self._again(machine),
+            )  # fmt: skip
             self._activity.notify()
         if bury:
             self._activity.background(self.bury(machine))
@@ -125,9 +150,14 @@ class Endings:
         self._activity.background(self.bury(machine))
 
     def go_on(self) -> None:
-        """With all that could not be finished."""
-        for machine in [m for m in self.of if m not in self._rows.under_way]:
-            self._activity.background(self.bury(machine))
+        """With all that could not be finished, and is due again."""
+        now = self._activity.now()
+        for machine in [m for m, ending in self.of.items() if ending.again.not_before <= now]:
+            if machine not in self._rows.under_way:
+                self._activity.background(self.bury(machine))
+
+    def _again(self, machine: str) -> Again:
+        return Again(self._activity, "fleet.end_waits", machine=machine)
 
     async def bury(self, machine: str) -> None:
         """Destroy, tell, forget; or for the pool: stop, tell, keep."""
@@ -138,6 +168,8 @@ class Endings:
         self._burying.add(machine)
         try:
             await self._quiet(row, ending)
+            ending.may_run = False
+            self._activity.notify()
             for job in list(ending.tell):
                 await self._tell(job, row, ending)
                 ending.tell.remove(job)
@@ -145,7 +177,7 @@ class Endings:
             self.of.pop(machine, None)
             self._activity.notify()
         except (ProviderUnavailable, Unavailable, OSError) as failure:
-            telemetry.event("fleet.end_waits", machine=machine, why=failure)
+            ending.again.failed(failure)
         finally:
             self._burying.discard(machine)
 

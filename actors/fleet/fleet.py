@@ -13,6 +13,7 @@ from actors.fleet.activity import Activity, Wait, restarting, wait_real
 from actors.fleet.claims import Claims
 from actors.fleet.endings import Endings
 from actors.fleet.making import Making
+from actors.fleet.pace import Pace
 from actors.fleet.pool import Pool
 from actors.fleet.refusals import Refusals
 from actors.fleet.rows import SINGLETON, FleetStore, Rows
@@ -62,16 +63,16 @@ class Fleet:
         self._work = Work(store, call_host, self._activity, most * concurrency)
         self._endings = Endings(store, provider, call_host, self._rows, self._activity, concurrency)
         self._claims = Claims(self._work, self._rows, self._endings, self._activity, concurrency)
-        refusals = Refusals(self._activity, rng or random.Random())
+        pace, rng = Pace(provider), rng or random.Random()
         self._pool: Pool | None = None
         if isinstance(provider, Pooling):
             self._pool = Pool(
-                provider, base_env, price_of, pool or {}, self._claims, self._rows, self._endings, refusals,
-                self._activity, tick_ms,
+                provider, base_env, price_of, pool or {}, self._claims, self._rows, self._endings,
+                Refusals(self._activity, rng), pace, self._activity,
             )  # fmt: skip
         self._making = Making(
-            provider, base_env, price_of, self._work, self._claims, self._rows, self._endings, refusals, self._activity,
-            most=most, most_of=most_of or {}, pool=self._pool, tick_ms=tick_ms,
+            provider, base_env, price_of, self._work, self._claims, self._rows, self._endings,
+            Refusals(self._activity, rng), pace, self._activity, most=most, most_of=most_of or {}, pool=self._pool,
         )  # fmt: skip
         self._watching = Watching(
             store, provider, self._claims, self._rows, self._endings, self._activity, sweep_ms
@@ -105,7 +106,7 @@ class Fleet:
         if what == "give_back":
             self._endings.end(row.id, "unmade", "The fleet started again before the machine was made.")
         elif what == "destroy":
-            self._endings.end(row.id, "gone", row.reason or "The machine was destroyed.")
+            self._endings.end(row.id, "gone", row.reason or "The machine was destroyed.", may_run=True)
         elif what == "inspect":
             await self._making.look_for(row)
         elif self._pool is not None:
@@ -161,7 +162,7 @@ class Fleet:
             if self.stopped.is_set():
                 raise restarting() from None
             raise
-        except ProviderUnavailable as failure:
+        except (ProviderUnavailable, OSError) as failure:
             raise ProviderAway(str(failure) or None, retry_after_s=5) from None
 
     async def _answer(self, request: dict[str, Any]) -> Any:

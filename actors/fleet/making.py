@@ -6,23 +6,21 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from actors import telemetry
-from actors.fleet.activity import Activity
+from actors.fleet.activity import Activity, Again
 from actors.fleet.claims import Claims
 from actors.fleet.endings import Endings
+from actors.fleet.pace import Pace
 from actors.fleet.pool import Pool
 from actors.fleet.refusals import Refusals
 from actors.fleet.rows import Rows
 from actors.fleet.work import Work
-from actors.machines.base import MachineSpec, Pooling, Provider, ProviderUnavailable, SpawnRefused
+from actors.machines.base import MachineSpec, Provider, ProviderUnavailable, SpawnRefused
 from actors.rules import fleet as rules
 from actors.rules.model import Machine
 from actors.rules.states import MachineState
 from worker.contract import Environment
 
-PACE_S: Final = 2.0
-"""How long a machine may wait for its turn with the provider. Its task is taken before: what would wait for longer is
-left to the machines that run."""
-AT_REST: Final = frozenset({MachineState.PREPARING, MachineState.READY})
+IN_POOL: Final = frozenset({MachineState.PREPARING, MachineState.READY})
 
 
 class Making:
@@ -31,28 +29,26 @@ class Making:
     def __init__(
         self, provider: Provider, base_env: Callable[[str, str], Environment],
         price_of: Callable[[str, int | None], int | None], work: Work, claims: Claims, rows: Rows, endings: Endings,
-        refusals: Refusals, activity: Activity, *, most: int, most_of: Mapping[str, int], pool: Pool | None,
-        tick_ms: int,
+        refusals: Refusals, pace: Pace, activity: Activity, *, most: int, most_of: Mapping[str, int], pool: Pool | None,
     ) -> None:  # fmt: skip
         """`most`: machines that run at once, `most_of` by kind."""
         self._provider, self._base_env, self._price_of = provider, base_env, price_of
-        self._paces = provider if isinstance(provider, Pooling) else None  # once: such a check takes 40 µs
         self._work, self._claims, self._rows, self._endings, self._activity = work, claims, rows, endings, activity
-        self._refusals, self._most, self._most_of, self._pool, self._tick_ms = refusals, most, most_of, pool, tick_ms
-        self._unasked: dict[str, str] = {}  # of those under way: the provider has not been asked yet
+        self._refusals, self._pace, self._most, self._most_of, self._pool = refusals, pace, most, most_of, pool
 
     def fill(self) -> None:
         """Begin the machines that are due: those of the pool are started, others are made. What the provider grants
         beyond that is for the pool."""
         if self._pool is not None and (ready := self._pool.ready()):
             self._pool.start(self._due(ready.keys(), by_any=True), ready)
-        granted = self._granted()
-        kinds = {kind for kind in self._work.kinds if not self._refusals.closes(kind)}
-        places = self._due(kinds)[:granted]
-        for place in places:
-            self._begin(place)
-        if self._pool is not None and granted is not None:
-            self._pool.refill(granted - len(places))
+        kinds = {k for k in self._work.kinds if not self._refusals.closes(k) and self._pace.permits(k)}
+        for place in self._due(kinds):
+            if place.kind in kinds and self._pace.permits(place.kind):
+                self._begin(place)
+            else:
+                kinds.discard(place.kind)
+        if self._pool is not None:
+            self._pool.refill()
 
     def _due(self, kinds: Collection[str], *, by_any: bool = False) -> list[rules.Place]:
         """The machines of these kinds that should run, beside those that do. `by_any`: for what any may take."""
@@ -65,25 +61,18 @@ class Making:
 
     def _alive(self) -> Counter[str]:
         """How many run, or will, by kind: what waits in the pool, or is made for it, does not."""
-        here = {machine for machine, row in self._rows.by_id.items() if row.state not in AT_REST}
+        here = {machine for machine, row in self._rows.by_id.items() if row.state not in IN_POOL}
         made_for_a_job = {machine for machine, job in self._rows.under_way.items() if job}
-        alive = (here | made_for_a_job) - self._endings.of.keys()
-        return Counter(row.kind if (row := self._rows.get(m)) is not None else self._unasked.get(m, "") for m in alive)
+        alive = (here | made_for_a_job) - self._endings.at_rest
+        return Counter(row.kind if (row := self._rows.get(m)) is not None else self._pace.kind(m) for m in alive)
 
     def _begin(self, place: rules.Place) -> None:
         machine = self._rows.new_id()
         self._rows.under_way[machine] = place.job
-        self._unasked[machine] = place.kind
+        self._pace.begin(machine, place.kind)
         self._work.has_turn(place.job)
         self._work.adjust(place.job, taking=1)
         self._activity.background(self._create(machine, place))
-
-    def _granted(self) -> int | None:
-        """How many machines the provider would make soon; None: it has no such limit."""
-        if self._paces is None:
-            return None
-        unasked = len(self._unasked) + (self._pool.unasked if self._pool is not None else 0)
-        return max(0, self._paces.grants(PACE_S) - unasked)
 
     async def _create(self, machine: str, place: rules.Place) -> None:
         reserved = 1  # by `fill`, until the take reserves for itself
@@ -107,7 +96,7 @@ class Making:
         finally:
             self._work.adjust(place.job, taking=-reserved)
             self._rows.under_way.pop(machine, None)
-            self._unasked.pop(machine, None)
+            self._pace.asked(machine)
             self._endings.unwanted.discard(machine)
         if machine in self._endings.of:
             await self._endings.bury(machine)
@@ -125,12 +114,13 @@ class Making:
             return
         env = {**self._base_env(machine, row.kind), "WORKER_KINDS": row.kind, **task["env"]}
         await self._rows.check_epoch()
-        self._unasked.pop(machine, None)
+        self._pace.asked(machine)
         try:
             spec = MachineSpec(name=task["name"], kind=row.kind, env=env, memory_mb=task.get("memory_mb"))
             provider_id = await self._provider.spawn(spec)
         except SpawnRefused as refusal:
-            self._refusals.note(row.kind)
+            if refusal.hopeless or not refusal.permanent:  # else it is about this one: another may be made
+                self._refusals.note(row.kind)
             self._endings.end(
                 machine, "refused", refusal.message, permanent=refusal.permanent, hopeless=refusal.hopeless, bury=False
             )
@@ -159,15 +149,12 @@ class Making:
 
     async def _found_or_lost(self, row: Machine, why: str, message: str) -> None:
         """A spawn whose answer is not known (invariant 3): adopted when the provider has it, else told as `why`."""
-        told = ""
+        again = Again(self._activity, "fleet.not_inspected", machine=row.name)
         while not self._activity.stopped.is_set() and row.id not in self._endings.of:
             try:
                 status = await self._provider.inspect(row.name or row.id)
             except (ProviderUnavailable, OSError) as failure:
-                if str(failure) != told:
-                    telemetry.warning("fleet.not_inspected", machine=row.name, why=failure)
-                told = str(failure)
-                await self._activity.pause(self._tick_ms)
+                await again.later(failure)
                 continue
             if status.state == "gone":
                 if why == "refused":

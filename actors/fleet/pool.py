@@ -4,15 +4,15 @@ again when there is none. A machine of the pool is of no task: it asks for its w
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from typing import Final
 
 import msgspec
 
 from actors import telemetry
-from actors.fleet.activity import Activity
+from actors.fleet.activity import Activity, Again
 from actors.fleet.claims import Claims
 from actors.fleet.endings import Endings
+from actors.fleet.pace import Pace
 from actors.fleet.refusals import Refusals
 from actors.fleet.rows import Rows
 from actors.machines.base import MachineSpec, Pooling, ProviderUnavailable, SpawnRefused
@@ -25,6 +25,8 @@ from worker.contract import Environment
 
 FULL_MS: Final = 30_000
 """How long a machine is not started again for which there was no place: a stopped one cannot go to another region."""
+START_TRIES: Final = 5
+"""After so many refusals in a row a machine is made anew: perhaps elsewhere."""
 EDITION_CHARS: Final = 12
 SHOWN: Final = ("ready", "preparing", "working", "outdated")
 ITS_OWN: Final = frozenset({"MACHINE_NAME", "MACHINE_TOKEN"})
@@ -37,14 +39,14 @@ class Pool:
     def __init__(
         self, provider: Pooling, base_env: Callable[[str, str], Environment],
         price_of: Callable[[str, int | None], int | None], sizes: Mapping[str, int], claims: Claims, rows: Rows,
-        endings: Endings, refusals: Refusals, activity: Activity, tick_ms: int,
+        endings: Endings, refusals: Refusals, pace: Pace, activity: Activity,
     ) -> None:  # fmt: skip
         """`sizes`: how many machines of each kind."""
         self._provider, self._base_env, self._price_of = provider, base_env, price_of
         self._claims, self._rows, self._endings, self._activity = claims, rows, endings, activity
-        self._refusals, self._tick_ms = refusals, tick_ms
+        self._refusals, self._pace = refusals, pace
         self._begun: dict[str, str] = {}  # to be prepared, and not written yet: its kind
-        self._unasked: set[str] = set()  # to be prepared: the provider has not been asked yet
+        self._start_refused: Counter[str] = Counter()  # how often in a row
         self._resting: dict[str, int] = {}  # until when a machine is not started
         self.wanted = {kind: Wanted(size, self._edition(kind)) for kind, size in sizes.items() if size > 0}
         """As the pools shall be."""
@@ -73,20 +75,20 @@ class Pool:
 
     # ---- filling it
 
-    @property
-    def unasked(self) -> int:
-        """How many the provider will be asked for in a moment."""
-        return len(self._unasked)
-
-    def refill(self, most: int) -> None:
-        """Begin to prepare up to so many of those that are missing."""
+    def refill(self) -> None:
+        """Begin to prepare those that are missing, as far as the provider has turns for them."""
+        kinds = {kind for kind in self.wanted if not self._refusals.closes(kind) and self._pace.permits(kind)}
+        if not kinds:
+            return
         missing = rules.missing(self._rows.by_id.values(), self.wanted, self._endings.lost)
-        kinds = (missing - Counter(self._begun.values())).elements()
-        for kind in islice((kind for kind in kinds if not self._refusals.closes(kind)), max(0, most)):
-            machine = self._rows.new_id()
-            self._begun[machine] = kind
-            self._unasked.add(machine)
-            self._activity.background(self._prepare(machine, kind, self.wanted[kind].edition))
+        missing -= Counter(self._begun.values())
+        for kind in sorted(kinds & missing.keys()):
+            while missing[kind] > 0 and self._pace.permits(kind):
+                missing[kind] -= 1
+                machine = self._rows.new_id()
+                self._begun[machine] = kind
+                self._pace.begin(machine, kind)
+                self._activity.background(self._prepare(machine, kind, self.wanted[kind].edition))
 
     async def _prepare(self, machine: str, kind: str, edition: str) -> None:
         row = Machine(
@@ -99,7 +101,7 @@ class Pool:
             self._begun.pop(machine, None)
             env = {**self._base_env(machine, kind), "WORKER_KINDS": kind}
             await self._rows.check_epoch()
-            self._unasked.discard(machine)
+            self._pace.asked(machine)
             provider_id = await self._provider.prepare(MachineSpec(name=row.name or machine, kind=kind, env=env))
         except SpawnRefused as refusal:
             self._refusals.note(kind)
@@ -113,7 +115,7 @@ class Pool:
             await self._is_ready(row, provider_id)
         finally:
             self._begun.pop(machine, None)
-            self._unasked.discard(machine)
+            self._pace.asked(machine)
             self._rows.under_way.pop(machine, None)
         if machine in self._endings.of:
             await self._endings.bury(machine)
@@ -124,12 +126,12 @@ class Pool:
 
     async def _find(self, row: Machine) -> None:
         """One that may have been made (invariant 3)."""
+        again = Again(self._activity, "fleet.not_inspected", machine=row.name)
         while not self._activity.stopped.is_set():
             try:
                 status = await self._provider.inspect(row.name or row.id)
             except (ProviderUnavailable, OSError) as failure:
-                telemetry.warning("fleet.not_inspected", machine=row.name, why=failure)
-                await self._activity.pause(self._tick_ms)
+                await again.later(failure)
                 continue
             if status.state == "gone":
                 self._refusals.note(row.kind)
@@ -203,25 +205,35 @@ class Pool:
             await self._endings.bury(row.id)
 
     async def _start_until_answered(self, row: Machine) -> None:
+        again = Again(self._activity, "fleet.start_not_answered", machine=row.name)
         while not self._activity.stopped.is_set() and row.id not in self._endings.of:
             try:
                 await self._rows.check_epoch()
                 status = await self._provider.start(row.provider_id or row.name or row.id)
             except SpawnRefused as refusal:
-                telemetry.warning("fleet.not_started", machine=row.name, why=refusal.message)
-                self._resting[row.id] = self._activity.now() + FULL_MS
-                self._claims.expect_no_more(row.id)
-                if await self._rows.move(row.id, MachineState.READY, job_id=None) is not None:
-                    self._rows.jobs_of[row.id] = []
+                await self._rest(row, refusal)
             except (ProviderUnavailable, OSError) as failure:
-                telemetry.warning("fleet.start_not_answered", machine=row.name, why=failure)
-                await self._activity.pause(self._tick_ms)
+                await again.later(failure)
                 continue
             else:
                 await self._started(row, is_there=status.state != "gone")
             return
 
+    async def _rest(self, row: Machine, refusal: SpawnRefused) -> None:
+        """There is no place for it now. One that is never started again gives its place to another."""
+        telemetry.warning("fleet.not_started", machine=row.name, why=refusal.message)
+        self._claims.expect_no_more(row.id)
+        self._start_refused[row.id] += 1
+        if not refusal.hopeless and (refusal.permanent or self._start_refused[row.id] >= START_TRIES):
+            del self._start_refused[row.id]
+            await self._endings.destroy(row, "destroyed: it could not be started")
+        else:
+            self._resting[row.id] = self._activity.now() + FULL_MS
+            if await self._rows.move(row.id, MachineState.READY, job_id=None) is not None:
+                self._rows.jobs_of[row.id] = []
+
     async def _started(self, row: Machine, *, is_there: bool) -> None:
+        self._start_refused.pop(row.id, None)
         if not is_there:
             self._claims.expect_no_more(row.id)
             self._endings.end(row.id, "gone", "The machine has vanished.", bury=False)

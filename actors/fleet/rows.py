@@ -68,7 +68,7 @@ class Rows:
         self._numbers = 0
         self._changes: list[_Change] = []  # that wait
         self._is_committing = False
-        self._counted: dict[str, set[str]] = {}  # the jobs to whose machines each was added
+        self._counted: dict[str, dict[str, None]] = {}  # the jobs to whose machines each was added, the last one last
         self.by_id: dict[str, Machine] = {}
         self.jobs_of: dict[str, list[str]] = {}
         """Whom each has worked for, the last one last."""
@@ -84,7 +84,7 @@ class Rows:
             self.by_id[row.id] = row
             self.jobs_of[row.id] = [row.job_id] if row.job_id else []
             if row.state is MachineState.RUNNING and row.job_id:
-                self._counted[row.id] = {row.job_id}
+                self._counted[row.id] = {row.job_id: None}
 
     def new_id(self) -> str:
         """One that no other fleet gives."""
@@ -196,7 +196,10 @@ class Rows:
             self._counted.pop(row.id, None)
         else:
             if row.state is MachineState.RUNNING and row.job_id:
-                self._counted.setdefault(row.id, set()).add(row.job_id)
+                counted = self._counted.setdefault(row.id, {})
+                counted[row.job_id] = None
+                while len(counted) > JOBS_REMEMBERED:  # one of the pool works for any number of them
+                    del counted[next(iter(counted))]
             self.by_id[row.id] = row
             self.jobs_of.setdefault(row.id, [row.job_id] if row.job_id else [])
 

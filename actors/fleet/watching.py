@@ -1,5 +1,6 @@
 """What the provider says of the machines against the rows; machines that are nobody's; machines without work."""
 
+import asyncio
 import signal
 from typing import Any, Final
 
@@ -20,6 +21,9 @@ IDLE_LOOK_MS: Final = OVERSTAY_MS // 6
 """How often the store is asked which machines have work. At 100,000 tasks in flight an answer takes up to a tenth of a
 second of a core: asked with each tick, a tenth of that core; so, a fiftieth. An idle machine lives so much longer."""
 
+AT_ONCE: Final = 16
+"""Machines that the provider is asked about, or told to destroy, side by side."""
+
 
 class Watching:
     """Looks at every machine now and then."""
@@ -35,6 +39,8 @@ class Watching:
         self._overstays: dict[str, int] = {}
         self._idle_looked_at = 0
         self._swept_at = 0
+        self._sweeping = False
+        self._limit = asyncio.Semaphore(AT_ONCE)
         self._away: str | None = None
 
     async def look(self) -> None:
@@ -51,8 +57,8 @@ class Watching:
         try:
             statuses = await self._provider.list()
             await self._compare([row for row in watched if row.id not in self._endings.of], statuses)
-            if sweep:
-                await self._sweep(statuses)
+            if sweep and not self._sweeping:
+                self._activity.background(self._sweep_beside(statuses))
         except (ProviderUnavailable, OSError) as failure:
             self._note_away(str(failure))
         else:
@@ -128,28 +134,28 @@ class Watching:
     # ---- what the provider says
 
     async def _compare(self, watched: list[Machine], statuses: list[MachineStatus]) -> None:
+        """Side by side: each that has ended is asked how, and hundreds may have at once."""
         by_id = {status.provider_id: status for status in statuses}
-        for row in watched:
-            status = by_id.get(row.provider_id or "")
-            if status is None or (status.state == "exited" and status.code is None):
-                status = await self._provider.inspect(row.provider_id or row.name or row.id)
-            if status.state == "exited" and self._endings.comes_back(row):
-                self._activity.background(self._put_back(row))
-            elif status.state != "running":
-                self._end(row, status)
+        listed = [(row, by_id.get(row.provider_id or "")) for row in watched]
+        await asyncio.gather(
+            *(self._look_at(row, status) for row, status in listed if status is None or status.state != "running")
+        )
 
-    async def _put_back(self, row: Machine) -> None:
-        """A machine of the pool has ended. A list may be older than its last start, and need not tell how it has ended:
-        the machine itself is asked. It waits for its next work if it has ended as it should.
+    async def _look_at(self, row: Machine, status: MachineStatus | None) -> None:
+        """A machine that is not listed as running. A list need not tell how it has ended, and may be older than the
+        last start of one of the pool: then the machine itself is asked.
         """
-        try:
-            status = await self._provider.inspect(row.provider_id or row.name or row.id)
-        except (ProviderUnavailable, OSError) as failure:
-            telemetry.warning("fleet.not_inspected", machine=row.name, why=failure)
+        comes_back = self._endings.comes_back(row)
+        if status is None or comes_back or status.code is None:
+            try:
+                async with self._limit:
+                    status = await self._provider.inspect(row.provider_id or row.name or row.id)
+            except (ProviderUnavailable, OSError) as failure:
+                telemetry.detail("fleet.not_inspected", machine=row.name, why=failure)
+                return
+        if status.state == "running" or self._rows.get(row.id) is not row or row.id in self._endings.of:
             return
-        if status.state != "exited" or self._rows.get(row.id) is not row or row.id in self._endings.of:
-            return
-        if status.code == 0 and not status.oom:
+        if status.state == "exited" and comes_back and status.code == 0 and not status.oom:
             self._endings.has_stopped(row.id)
         else:
             self._end(row, status)
@@ -161,19 +167,42 @@ class Watching:
         """Destroy what nobody knows, once it was seen for `sweep_ms`: rows of other machines may be under way."""
         self._swept_at = self._activity.now()
         since = self._find_orphans(statuses)
-        over = [provider_id for provider_id, at in since.items() if self._swept_at - at >= self._sweep_ms]
-        for provider_id in over:
-            telemetry.warning("fleet.orphan_destroyed", machine=provider_id)
+        over = {provider_id for provider_id, at in since.items() if self._swept_at - at >= self._sweep_ms}
+        found = [status for status in statuses if status.provider_id in over]
+        return sum(await asyncio.gather(*(self._part_from(status) for status in found)))
+
+    async def _sweep_beside(self, statuses: list[MachineStatus]) -> None:
+        """While the fleet goes on to look: a machine may take long to be destroyed."""
+        self._sweeping = True
+        try:
+            await self._sweep(statuses)
+        finally:
+            self._sweeping = False
+
+    async def _part_from(self, orphan: MachineStatus) -> bool:
+        """Destroy it, unless a row has come to it meanwhile; one that cannot be keeps no other."""
+        async with self._limit:
             await self._rows.check_epoch()
-            await self._provider.destroy(provider_id)
-            self._orphans.pop(provider_id, None)
-        return len(over)
+            if not rules.orphans(self._rows.by_id.values(), [_found(orphan)], {}, now=0):
+                return False
+            try:
+                await self._provider.destroy(orphan.provider_id)
+            except (ProviderUnavailable, OSError) as failure:
+                telemetry.warning("fleet.orphan_stays", machine=orphan.name, why=failure)
+                return False
+        telemetry.warning("fleet.orphan_destroyed", machine=orphan.name)
+        self._orphans.pop(orphan.provider_id, None)
+        return True
 
     def _find_orphans(self, statuses: list[MachineStatus]) -> dict[str, int]:
         """The machines without a row, by the provider's id: since when each was seen so."""
-        found = [rules.Found(status.provider_id, status.name) for status in statuses]
+        found = [_found(status) for status in statuses]
         self._orphans = rules.orphans(self._rows.by_id.values(), found, self._orphans, now=self._activity.now())
         return dict(self._orphans)
+
+
+def _found(status: MachineStatus) -> rules.Found:
+    return rules.Found(status.provider_id, status.name)
 
 
 def _why(status: MachineStatus) -> tuple[str, str]:

@@ -31,15 +31,13 @@ class ProviderUnavailable(Exception):
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A machine to be made: the provider's name for it, the kind of work, its whole environment.
 
-    `memory_mb`: it must have so much, where the provider can choose. `tags` are written on it where the provider can,
-    for people and for sweeps.
+    `memory_mb`: it must have so much, where the provider can choose.
     """
 
     name: str
     kind: str
     env: dict[str, str]
     memory_mb: int | None = None
-    tags: dict[str, str] = {}
 
 
 class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +82,10 @@ class Provider(Protocol):
         ...
 
     async def list(self) -> "list[MachineStatus]":
-        """All machines that run or have exited and were not destroyed yet. Raises ProviderUnavailable."""
+        """All machines that run or have exited and were not destroyed yet; an exit code may be left out.
+
+        Raises ProviderUnavailable.
+        """
         ...
 
     async def destroy(self, which: str) -> None:
@@ -129,8 +130,9 @@ class Pooling(Provider, Protocol):
         """All that machines of this kind are made of, by the settings: where it changes, prepared ones are outdated."""
         ...
 
-    def grants(self, within_s: float) -> int:
-        """How many machines could be made within that time, by the provider's rate limits."""
+    def grants(self, kind: str, within_s: float, beside: Mapping[str, int]) -> int:
+        """How many machines of this kind could be made within that time, by the provider's rate limits, when those of
+        `beside` (by kind) are made first; below zero: not all of these."""
         ...
 
 

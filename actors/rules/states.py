@@ -102,7 +102,6 @@ TASK_MOVES: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 MACHINE_MOVES: Final[Mapping[MachineState, frozenset[MachineState]]] = {
     MachineState.PLANNED: frozenset({
         MachineState.SPAWNING,   # its task was taken, its name is written: the provider is asked next
-        MachineState.PREPARING,  # it is for the pool, its name is written: the provider is asked next
         MachineState.GONE,       # the batch had no task after all
     }),
     MachineState.SPAWNING: frozenset({

@@ -71,7 +71,7 @@ def pool(remote: Remote, waits: bool, as_json: bool) -> None:
 def sweep(remote: Remote, dry_run: bool, as_json: bool) -> None:
     """Destroy machines that are nobody's.
 
-    The service does that by itself every half minute, with what it has seen for 10 s: what was found just now may be
+    The service does that by itself every 10 s, with what it has seen for 10 s: what was found just now may be
     under way.
     """
     with remote.client() as arke:

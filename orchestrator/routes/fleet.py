@@ -98,7 +98,7 @@ async def pool(request: Request, engine: EngineOf) -> Response:
     openapi_extra=json_body({"look": {"summary": "Only look", "value": {"dry_run": True}}}),
 )
 async def sweep(request: Request, engine: EngineOf) -> Response:
-    """Destroy the machines that are nobody's. The service does that by itself every half minute."""
+    """Destroy the machines that are nobody's. The service does that by itself every 10 s."""
     auth.require_admin(engine.settings, request.headers.get("authorization"))
     asked = decode(await read_body(request, MAX_BODY_BYTES) or b"{}", Sweep)
     told: dict[str, Any] = await engine.fleet({"op": "sweep", "dry_run": asked.dry_run})

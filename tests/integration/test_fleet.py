@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 from actors.errors import ArkeError, Fenced, InvalidInput, NotFound, Retired, Unavailable
 from actors.fleet import Fleet, FleetStore
 from actors.fleet import rows as fleet_rows
-from actors.fleet.endings import Ending
 from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
 from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, Task
@@ -203,6 +202,7 @@ class Machines:
         self.destroyed: list[str] = []
         self.spawn_errors: list[Exception] = []
         self.answer_lost = False
+        self.stuck: set[str] = set()
         self.down = False
         self.blind = False
         self.hold: asyncio.Event | None = None
@@ -230,7 +230,8 @@ class Machines:
         return list(self.alive.values())
 
     async def destroy(self, which: str) -> None:
-        if self.down:
+        await asyncio.sleep(0)
+        if self.down or which in self.stuck:
             raise ProviderUnavailable
         self.destroyed.append(which.removeprefix("id:"))
         self.alive.pop(which.removeprefix("id:"), None)
@@ -337,8 +338,8 @@ class Paced(Machines):
     def edition(self, kind: str) -> str:
         raise AssertionError("there is no pool")
 
-    def grants(self, within_s: float) -> int:
-        return self.granted
+    def grants(self, kind: str, within_s: float, beside: Mapping[str, int]) -> int:
+        return self.granted - sum(beside.values())
 
     async def spawn(self, spec: MachineSpec) -> str:
         self.granted -= 1
@@ -924,7 +925,7 @@ async def test_each_batch_is_told_once(world: World) -> None:
     await world.time.advance(5000)
     assert [lost["job"] for lost in world.hosts.lost] == ["a"]
     world.hosts.down.clear()
-    await world.time.advance(1500)
+    await world.time.advance(5000)
     assert [lost["job"] for lost in world.hosts.lost] == ["a", "b"]
 
 
@@ -1059,7 +1060,7 @@ async def test_a_machine_that_cannot_be_found_is_still_ended(world: World) -> No
     await world.time.advance(1000)
     world.provider.blind = True
     world.provider.down = False
-    await world.time.advance(2000)
+    await world.time.advance(5000)
     assert world.memory.states() == ["gone"]
     assert world.provider.destroyed == ["tiff-a-0-1"]
 
@@ -1221,7 +1222,7 @@ async def test_a_machine_that_is_given_up_while_its_answer_is_on_its_way_gets_no
 
     async def taken_and_given_up(*arguments: Any) -> Any:
         tasks = await take(*arguments)
-        endings.of[machine] = Ending(why="gone", message="destroyed", tell=["a", "b"])
+        endings.end(machine, "gone", "destroyed", bury=False)
         return tasks
 
     claims._take_any = taken_and_given_up  # type: ignore[method-assign]
@@ -1230,3 +1231,127 @@ async def test_a_machine_that_is_given_up_while_its_answer_is_on_its_way_gets_no
     await world.demand("b", 1)
     with pytest.raises(Retired):
         await waiting
+
+
+def nobodys(*names: str) -> dict[str, MachineStatus]:
+    return {name: MachineStatus(name=name, provider_id=f"id:{name}", state="running") for name in names}
+
+
+async def test_an_orphan_that_cannot_be_destroyed_keeps_no_other(world: World) -> None:
+    """It is tried again with each sweep; what is told is what was done."""
+    world.provider.alive = nobodys("x", "y")
+    world.provider.stuck = {"id:x"}
+    await world.time.advance(25_000)
+    assert set(world.provider.alive) == {"x"}
+    assert [item["name"] for item in (await world.ask(op="sweep", dry_run=True))["items"]] == ["x"]
+    world.provider.stuck.clear()
+    assert (await world.ask(op="sweep"))["destroyed"] == 1
+
+
+async def test_a_machine_that_gets_a_row_is_no_orphan_any_more(world: World) -> None:
+    """While others were destroyed: what was listed then is looked at again."""
+    world.provider.alive = nobodys("x")
+    assert world.fleet is not None
+    watching = world.fleet._watching
+    watching._orphans, watching._limit = {"id:x": 0}, asyncio.Semaphore(0)
+    sweeping = asyncio.ensure_future(watching._sweep(await world.provider.list()))
+    await settle()
+    await world.fleet._rows.add(Machine(id="m-9", provider="subprocess", kind="tiff", name="x", created_at=1))
+    watching._limit.release()
+    assert await sweeping == 0
+    assert "x" in world.provider.alive
+
+
+async def test_a_machine_that_is_not_destroyed_yet_is_counted(world: World) -> None:
+    """MAX_MACHINES bounds what may run, also while the provider destroys nothing."""
+    await world.batch("a", 4)
+    world.provider.stuck = {f"id:{name}" for name in world.provider.alive}
+    world.memory.over.add("a")
+    await world.ask(op="release_job", job="a")
+    await world.batch("b", 4)
+    await world.time.advance(3_000)
+    assert len(world.provider.alive) == 4
+    world.provider.stuck.clear()
+    await world.time.advance(11_000)
+    assert sorted(world.provider.alive) == [f"tiff-b-{n}-1" for n in range(4)]
+
+
+async def test_an_end_that_waits_is_tried_less_and_less_often(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """And is told once."""
+    await world.batch("a", 1)
+    world.hosts.down.add("a")
+    world.provider.alive.clear()
+    await world.time.advance(60_000)
+    assert 5 <= world.hosts.unanswered <= 12
+    assert len([record for record in caplog.records if "end_waits" in record.getMessage()]) == 1
+
+
+async def test_hundreds_that_have_ended_are_asked_side_by_side(world: World) -> None:
+    """One of which nothing can be known keeps no other."""
+    await world.start(most=40)
+    await world.batch("a", 40)
+    inspect, at_once, most = world.provider.inspect, 0, 0
+
+    async def slow(which: str) -> MachineStatus:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0)
+        at_once -= 1
+        if which == "id:tiff-a-0-1":
+            raise ProviderUnavailable
+        return await inspect(which)
+
+    world.provider.inspect = slow  # type: ignore[method-assign]
+    world.provider.alive.clear()
+    await world.time.advance(1_000)
+    assert len(world.hosts.lost) == 39
+    assert most == 16
+
+
+async def test_a_machine_that_works_for_others_too_is_left_to_them() -> None:
+    """Several tasks run on one: the end of one batch costs the other nothing."""
+    world = World()
+    await world.start(concurrency=2)
+    await world.batch("a", 1)
+    (machine,) = [row["id"] for row in await world.machines()]
+    await world.batch("b", 1, announce=False)
+    waiting = world.claiming(machine)
+    await settle()
+    await world.demand("b", 1)
+    assert len((await waiting)["tasks"]) == 1
+    world.memory.over.add("b")
+    await world.ask(op="release_job", job="b")
+    await settle()
+    assert [(row["state"], row["job_id"]) for row in await world.machines()] == [("running", "a")]
+    world.memory.over.add("a")
+    await world.ask(op="release_job", job="a")
+    await settle()
+    assert world.memory.states() == ["gone"]
+    assert world.fleet is not None
+    await world.fleet.close()
+
+
+async def test_a_batch_that_ends_while_its_machine_is_written_gets_none(world: World) -> None:
+    """Neither planned nor spawned yet: it is never asked for."""
+    world.hosts.hold = asyncio.Event()
+    await world.batch("a", 1)
+    world.memory.hold = asyncio.Event()
+    world.hosts.hold.set()  # the task is taken, and the row that says so is on its way
+    await settle()
+    world.memory.over.add("a")
+    releasing = asyncio.ensure_future(world.ask(op="release_job", job="a"))
+    await settle()
+    world.memory.hold.set()
+    await world.time.advance(2_000)
+    await releasing
+    assert world.provider.spawned == []
+    assert world.memory.states() == ["gone"]
+
+
+async def test_a_refusal_of_one_machine_closes_nothing(world: World) -> None:
+    """What is wrong with it for good is its own: the next one is asked for at once."""
+    world.provider.spawn_errors = [SpawnRefused("its memory is no size", permanent=True)]
+    await world.batch("a", 1)
+    await world.batch("b", 1)
+    assert world.provider.spawned == ["tiff-a-0-1", "tiff-b-0-1"]

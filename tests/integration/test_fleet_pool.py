@@ -1,7 +1,7 @@
 """The pool of the fleet: machines that are made ahead, wait stopped, are started, and come back."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -72,8 +72,8 @@ class Stoppable(Machines):
     def edition(self, kind: str) -> str:
         return self.image
 
-    def grants(self, within_s: float) -> int:
-        return self.granted
+    def grants(self, kind: str, within_s: float, beside: Mapping[str, int]) -> int:
+        return self.granted - sum(beside.values())
 
     def _set(self, name: str, state: State, code: int | None = None) -> None:
         self.alive[name] = MachineStatus(name=name, provider_id=f"id:{name}", state=state, code=code)
@@ -355,3 +355,30 @@ async def test_what_waits_is_not_counted_against_the_most(world: World) -> None:
     assert len(provider(world).running()) == 2
     rows: Any = [msgspec.to_builtins(row)["state"] for row in world.memory.rows.values()]
     assert sorted(rows) == ["ready", "ready", "ready", "running", "running"]
+
+
+@pytest.mark.parametrize(("refusal", "times"), [(SpawnRefused("no", permanent=True), 1), (SpawnRefused("full"), 5)])
+async def test_a_machine_that_is_never_started_is_replaced(world: World, refusal: SpawnRefused, times: int) -> None:
+    """At once where it can never be, else after so many times."""
+    await world.start(pool=1)
+    provider(world).start_errors = [refusal] * times
+    world.provider.spawn_errors = [SpawnRefused("full")] * 100
+    for n in range(times):
+        await world.batch(f"b{n}", 1)
+        await world.time.advance(31_000)
+    assert [name for name in provider(world).destroyed if name.startswith("pool")] == provider(world).prepared[:1]
+    assert await pool(world) in ({"size": 1, "ready": 1}, {"size": 1, "working": 1})
+    assert len(provider(world).prepared) == 2
+
+
+async def test_one_of_the_pool_remembers_a_bounded_number_of_batches(world: World) -> None:
+    """It may work for any number of them."""
+    await world.start(pool=1)
+    for n in range(40):
+        await world.batch(f"b{n}", 1)
+        assert len(await claimed(world, "m-1-1")) == 1
+        world.memory.over.add(f"b{n}")
+        provider(world).exits("m-1-1")
+        await world.time.advance(1_000)
+    assert world.fleet is not None
+    assert len(world.fleet._rows._counted["m-1-1"]) == 32

@@ -97,9 +97,11 @@ def test_what_fly_needs_is_there(tmp_path: Path, environ: dict[str, str]) -> Non
         ({"WORKER_MEMORY_MB": "300"}, "512 to 4096 MB, in steps of 256. Set WORKER_CPU_KIND_TIFF"),
         ({"WORKER_CPUS_TIFF": "3"}, "one of 1, 2, 4, 6, 8 processors"),
         ({"WORKER_CPU_KIND_MODS": "performance"}, "4096 to 16384 MB, in steps of 256. Set WORKER_CPU_KIND_MODS"),
+        ({"WORKER_MEMORY_MB": "2048", "WORKER_MEMORY_MAX_MB": "1024"}, "below the 2048 MB that a machine has"),
+        ({"MACHINE_PRICES": "shared-2x-1024=0.1,shared-2x-1024=0.2"}, "gives shared-2x-1024 two prices"),
     ],
 )
-def test_a_size_that_fly_does_not_have_is_told_at_the_start(tmp_path: Path, given: dict[str, str], words: str) -> None:
+def test_a_size_or_price_that_cannot_be_is_told_at_the_start(tmp_path: Path, given: dict[str, str], words: str) -> None:
     """Else each task would be refused, one a second."""
     with pytest.raises(CannotStart, match=words):
         check(Settings.load(FLY | REACHABLE | S3 | given, data_dir=tmp_path))

@@ -380,12 +380,12 @@ def test_record_that_cannot_be_written_ends_nothing(bench: Bench) -> None:
     service = bench.start()
     assert said(service).startswith(f"The service goes on, but cannot write {draft.with_suffix('.json')}: ")
     assert said(service).startswith("ready ")
-    first = bench.pid("driver")
+    first, vital = bench.pid("driver"), bench.pid("vital")
     os.kill(first, signal.SIGKILL)
     assert said(service).startswith("Restarted: ")
     bench.pid("driver", other_than=first)
     draft.rmdir()
-    recorded(bench, bench.pid("vital"))
+    recorded(bench, bench.pid("vital", other_than=vital))
     assert service.poll() is None
 
 
@@ -394,10 +394,10 @@ def test_closed_output_ends_nothing(bench: Bench) -> None:
     service = bench.start_ready()
     assert service.stdout is not None
     service.stdout.close()
-    first = bench.pid("driver")
+    first, vital = bench.pid("driver"), bench.pid("vital")
     os.kill(first, signal.SIGKILL)
     second = bench.pid("driver", other_than=first)
-    recorded(bench, bench.pid("vital"))
+    recorded(bench, bench.pid("vital", other_than=vital))
     assert second in bench.ours()
     service.stdout = None
     assert service.poll() is None

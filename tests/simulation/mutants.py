@@ -434,8 +434,8 @@ OF_THE_FLEET: Final = (
         "dead_machine_not_noticed",
         "The fleet does not look at what its provider says of its machines.",
         "actors.fleet.watching:Watching._compare",
-        'elif status.state != "running":',
-        "elif False:",
+        'if status is None or status.state != "running"',
+        "if False",
         _IDLE_STAY,
     ),
     _mutant(

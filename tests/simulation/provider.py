@@ -1,7 +1,7 @@
 """A provider of machines, as the fleet asks it: it refuses, is away, loses answers, and makes machines late."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
@@ -156,10 +156,10 @@ class PacedProvider(SimProvider):
         await asyncio.sleep(max(0.0, self._free_at - BURST / MADE_A_SECOND - self._loop.time()))
         return await super().spawn(spec)
 
-    def grants(self, within_s: float) -> int:
+    def grants(self, kind: str, within_s: float, beside: Mapping[str, int]) -> int:
         """As `Pooling.grants`."""
         behind_s = max(0.0, self._free_at - self._loop.time())
-        return max(0, int((within_s - behind_s) * MADE_A_SECOND) + BURST)
+        return max(0, int((within_s - behind_s) * MADE_A_SECOND) + BURST) - sum(beside.values())
 
     def edition(self, kind: str) -> str:
         """As `Pooling.edition`."""

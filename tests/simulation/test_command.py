@@ -1,5 +1,6 @@
 """The command, as somebody runs it: what it refuses, how it ends, and that nothing of it is left."""
 
+import contextlib
 import inspect
 import os
 import re
@@ -76,8 +77,8 @@ def _folders_of(pids: list[int]) -> set[Path]:
     found = set()
     for pid in pids:
         for fd in Path(f"/proc/{pid}/fd").glob("*"):
-            target = Path(os.readlink(fd)) if fd.is_symlink() else fd
-            found |= {one for one in target.parents if one.name.startswith(world.FOLDERS)}
+            with contextlib.suppress(OSError):  # it was closed just now
+                found |= {one for one in Path(os.readlink(fd)).parents if one.name.startswith(world.FOLDERS)}
     return found
 
 

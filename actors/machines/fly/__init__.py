@@ -1,6 +1,8 @@
 """Machines of Fly.io, by its Machines API.
 
 provider    spawn, inspect, list, destroy; prepare, start, stop, wait for a pool
+making      the way to a machine: turns, regions, apps, adoption
+looking     finding machines, and asking until there is an answer
 bodies      what is sent to make a machine
 api         one request: its turn, sent once, judged
 answers     what an answer means

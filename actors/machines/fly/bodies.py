@@ -48,7 +48,7 @@ def allowance(size: Size, options: FlyOptions) -> dict[str, str]:
 
 
 def metadata(spec: MachineSpec, service: str) -> dict[str, str]:
-    """Whose machine it is, and what for: what its environment tells, and the fleet's own tags over it."""
+    """Whose machine it is, and what for: what its environment tells."""
     query = parse_qs(urlsplit(spec.env.get("CALLBACK_URL", "")).query)
     machine = spec.env.get("MACHINE_NAME", "")
     told = {
@@ -61,7 +61,7 @@ def metadata(spec: MachineSpec, service: str) -> dict[str, str]:
         "arke_attempt": query.get("attempt", [""])[0],
     }
     known = {key: value for key, value in told.items() if value}
-    return known | spec.tags | {SERVICE: service, NAME: spec.name}
+    return known | {SERVICE: service, NAME: spec.name}
 
 
 def by_name(name: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ import random
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import Final, TypeVar
 
 from actors import telemetry
@@ -23,7 +22,6 @@ STUCK_S: Final = 300.0
 """Fly calls a machine stuck that is being destroyed for longer: its host is lost, and it with it."""
 NAMES_REMEMBERED: Final = 50_000
 REMEMBERED: Final = 10_000
-DETAILS_A_LIST: Final = 16
 TOKEN_REFUSED: Final = "The Fly token is not accepted: set FLY_API_TOKEN."
 
 
@@ -46,7 +44,6 @@ class Looking:
         self._present: set[str] = set()
         self._absent_until: dict[str, float] = {}
         self._app_of: OrderedDict[str, str | None] = OrderedDict()
-        self._ends: OrderedDict[tuple[str, str], MachineStatus] = OrderedDict()
         self._destroyed_since: OrderedDict[str, float] = OrderedDict()
 
     def patience(self, seconds: float) -> Patience:
@@ -103,10 +100,8 @@ class Looking:
         return await self._in(self.apps, self._ours | {"summary": "true"}, patience)
 
     async def all_statuses(self, patience: Patience) -> list[MachineStatus]:
-        """Of all machines of this service. How one ended is in no list: that is asked for each once, some at a time."""
-        listed = await self.everywhere(patience)
-        await self._learn_ends(listed, patience)
-        statuses = [self._ends.get(_life(app, found)) or self.status(app, found) for app, found in listed]
+        """Of all machines of this service. How one ended is in no list."""
+        statuses = [self.status(app, found) for app, found in await self.everywhere(patience)]
         return [status for status in statuses if status.state != "gone"]
 
     async def get(self, app: str, machine: str, patience: Patience) -> Shown | None:
@@ -130,21 +125,6 @@ class Looking:
         since = self._destroyed_since.get(provider_id, now)
         _put(self._destroyed_since, provider_id, since, REMEMBERED)
         return now - since >= STUCK_S
-
-    async def _learn_ends(self, listed: Iterable[tuple[str, Shown]], patience: Patience) -> None:
-        unknown = [
-            (app, found) for app, found in listed
-            if self.status(app, found).state == "exited" and _life(app, found) not in self._ends
-        ]  # fmt: skip
-
-        async def learn(app: str, found: Shown) -> None:
-            known = None
-            with suppress(ProviderUnavailable):  # the list is good without
-                known = await self.get(app, found.id, patience)
-            if known is not None and _life(app, known) == _life(app, found):
-                _put(self._ends, _life(app, found), known.status(app), REMEMBERED)
-
-        await asyncio.gather(*(learn(app, found) for app, found in unknown[:DETAILS_A_LIST]))
 
     async def _in(self, apps: Iterable[str], query: Mapping[str, str], patience: Patience) -> list[tuple[str, Shown]]:
         apps = tuple(apps)
@@ -187,11 +167,6 @@ def unavailable(answer: Answer) -> ProviderUnavailable:
     if answer.verdict is Verdict.TOKEN:
         return TokenRefused(TOKEN_REFUSED)
     return ProviderUnavailable(f"Fly.io does not do it: {answer.message}")
-
-
-def _life(app: str, found: Shown) -> tuple[str, str]:
-    """A machine that was started again ends anew."""
-    return f"{app}/{found.id}", f"{found.state} {found.updated_at}"
 
 
 def _put(hints: OrderedDict[K, V], key: K, value: V, most: int) -> None:

@@ -27,7 +27,7 @@ SECRET_CHARS: Final = 8
 MAY_EXIST: Final = frozenset({Verdict.DONE, Verdict.UNSURE, Verdict.TAKEN})
 
 
-class Making:
+class Maker:
     """Makes machines. What is full, and which names there are, is remembered as a hint only."""
 
     def __init__(self, looking: Looking, options: FlyOptions) -> None:

@@ -5,6 +5,7 @@ so no attempt runs twice (invariant 3), and how it ended can be read. The fleet 
 """
 
 import random
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import httpx
@@ -16,7 +17,7 @@ from actors.machines.fly.answers import REPEATED, Verdict
 from actors.machines.fly.api import REQUEST_S, Api, Patience
 from actors.machines.fly.bodies import edition
 from actors.machines.fly.looking import Looking, unavailable
-from actors.machines.fly.making import Making, refusal
+from actors.machines.fly.making import Maker, refusal
 from actors.machines.fly.options import FlyOptions
 
 ANSWER_S: Final = 30.0
@@ -37,10 +38,10 @@ class FlyMachines:
         self, options: FlyOptions, *, rng: random.Random | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ):  # fmt: skip
-        self._apps, self._options = options.all_apps, options
+        self._options = options
         self._api = Api(options.api_url, options.token, creations_per_s=options.creations_per_s, transport=transport)
         self._looking = Looking(self._api, options.all_apps, options.service, rng or random.Random())
-        self._making = Making(self._looking, options)
+        self._making = Maker(self._looking, options)
 
     async def close(self) -> None:
         """Close the connections; no machine is touched."""
@@ -60,7 +61,7 @@ class FlyMachines:
         return gone(which)
 
     async def list(self) -> Statuses:
-        """As `Provider.list`; of one that has ended just now, how it ended may come with a later list."""
+        """As `Provider.list`, without how a machine has ended: `inspect` tells that."""
         return await self._looking.all_statuses(self._looking.patience(ANSWER_S))
 
     async def destroy(self, which: str) -> None:
@@ -101,9 +102,11 @@ class FlyMachines:
         """As `Pooling.edition`."""
         return edition(kind, self._options)
 
-    def grants(self, within_s: float) -> int:
-        """As `Pooling.grants`."""
-        return self._api.grants("create", self._looking.present(self._apps), within_s)
+    def grants(self, kind: str, within_s: float, beside: Mapping[str, int]) -> int:
+        """As `Pooling.grants`. Each app has its own rate; kinds that share one share its turns."""
+        apps = self._options.apps_for(kind)
+        before = sum(n for other, n in beside.items() if not set(apps).isdisjoint(self._options.apps_for(other)))
+        return self._api.grants("create", self._looking.present(apps), within_s) - before
 
     async def start(self, which: str) -> MachineStatus:
         """As `Pooling.start`."""

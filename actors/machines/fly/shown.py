@@ -18,7 +18,10 @@ STATES: Final[dict[str, State]] = {
 }
 """One that is not here was introduced later: counted as running, until the machine's deadline."""
 AT_WORK: Final = frozenset({"starting", "started"})
-AT_REST: Final = frozenset({"stopped", "suspended", "failed", "launch_failed", "destroyed", "replaced", "migrated"})
+AT_REST: Final = frozenset(
+    {"created", "stopped", "suspended", "failed", "launch_failed", "destroyed", "replaced", "migrated"}
+)
+"""What is to be stopped is so already: one that was made and not started cannot be stopped."""
 
 
 class ExitEvent(msgspec.Struct, frozen=True):
@@ -67,7 +70,6 @@ class Shown(msgspec.Struct, frozen=True):
     name: str | None = None
     state: str | None = None
     instance_id: str | None = None
-    updated_at: str | None = None
     config: Config | None = None
     image_ref: ImageRef | None = None
     events: list[Event] | None = None

@@ -1,6 +1,7 @@
 """What the schemas do not check, though readers rely on it: docs/reference/metadata.md names it. Always on.
 
-XPath does the looking: to go through the elements one by one would take longer than all else that a record needs.
+Whether anything is empty is seen in the record as libxml2 writes it: to ask each of its elements would take longer
+than all else that a record needs. Only where something may be, XPath looks for it.
 """
 
 import re
@@ -17,6 +18,17 @@ _LEADER: Final = re.compile(r".{9}a.{14}", re.DOTALL)
 MOST_TEXT_BYTES: Final = 10_000_000
 """Above that libxml2's readers refuse a text."""
 _BLANKS: Final = " \t\n\r"
+_MARC_LEADER, _MARC_CONTROL, _MARC_DATA, _MARC_SUBFIELD = (
+    f"{{{write_marc.NS}}}{name}" for name in ("leader", "controlfield", "datafield", "subfield")
+)
+_MODS_DATES: Final = [
+    f"{{{write_mods.NS}}}{name}"
+    for name in (
+        "dateIssued", "dateCreated", "dateCaptured", "dateValid", "dateModified", "copyrightDate", "dateOther",
+        "recordCreationDate", "recordChangeDate", "date", "temporal",
+    )
+]  # fmt: skip
+"""What may say by which rules it is written."""
 
 
 def _xpath(expression: str) -> Any:
@@ -26,35 +38,28 @@ def _xpath(expression: str) -> Any:
 _EMPTY: Final = _xpath("descendant-or-self::*[not(node())]")
 _EMPTY_ATTRIBUTE: Final = _xpath("boolean(descendant-or-self::*/@*[. = ''])")
 _TEXTS: Final = _xpath("descendant::text()")
-_LENGTH: Final = _xpath("string-length(.)")
-_MARC_TEXTS: Final = _xpath("marc:datafield/*/text()")  # in the fields with a fixed length blanks mean something
 _MODS_TITLE: Final = _xpath("boolean(m:titleInfo/m:title)")
-_MODS_DATES: Final = _xpath("m:originInfo/*[@keyDate] | */*[@encoding] ")
 _MODS_PRIMARY: Final = _xpath("count(m:location/m:url[@usage])")
 _DC_TITLE: Final = _xpath("boolean(dc:title)")
-_MARC_TAGS: Final = _xpath("marc:controlfield/@tag | marc:datafield/@tag")
-_MARC_FIXED: Final = _xpath("string(marc:controlfield[@tag='008'])")
-_MARC_LEADER: Final = _xpath("string(marc:leader)")
-_MARC_SUBJECTS: Final = _xpath(
-    "boolean(marc:datafield[@tag >= 600 and @tag <= 651 and"
-    " (@ind2 = ' ' or @ind2 = '7' and not(marc:subfield/@code = '2'))])"
-)
 
 
 def faults(format: Format, element: Any) -> list[str]:
     """What is wrong with the element of a record, as sentences; none: nothing."""
-    return [*_emptiness(element), *_sizes(element), *_CHECKS[format](element)]
+    written = etree.tostring(element, encoding="utf-8", with_tail=False)
+    return [*_emptiness(element, written), *_sizes(element, written), *_CHECKS[format](element)]
 
 
-def _emptiness(element: Any) -> Iterator[str]:
+def _emptiness(element: Any, written: bytes) -> Iterator[str]:
+    if b"/>" not in written and b'=""' not in written:  # libxml2 writes both so, and no ">" within a text
+        return
     for part in _EMPTY(element):
         yield f"{part.tag.rpartition('}')[2]} is empty"
     if _EMPTY_ATTRIBUTE(element):
         yield "an attribute is empty"
 
 
-def _sizes(element: Any) -> Iterator[str]:
-    if _LENGTH(element) * 4 < MOST_TEXT_BYTES:  # a character has four bytes at most
+def _sizes(element: Any, written: bytes) -> Iterator[str]:
+    if len(written) < MOST_TEXT_BYTES:
         return
     for text in _TEXTS(element):
         if len(text) > MOST_TEXT_BYTES // 4 and len(text.encode()) >= MOST_TEXT_BYTES:
@@ -64,8 +69,8 @@ def _sizes(element: Any) -> Iterator[str]:
 def _mods(mods: Any) -> Iterator[str]:
     if not _MODS_TITLE(mods):
         yield "there is no title"
-    told = _MODS_DATES(mods)
-    if sum(date.get("keyDate") == "yes" for date in told) > 1:
+    told = list(mods.iter(*_MODS_DATES))
+    if sum(date.get("keyDate") == "yes" and date.getparent().getparent() is mods for date in told) > 1:
         yield "more than one date is the key date"
     for date in told:
         encoding = date.get("encoding")
@@ -83,22 +88,29 @@ def _dc(dc: Any) -> Iterator[str]:
 
 
 def _marc(record: Any) -> Iterator[str]:
-    if not _LEADER.fullmatch(_MARC_LEADER(record)):
+    if not _LEADER.fullmatch(record.findtext(_MARC_LEADER) or ""):
         yield "the leader is not one of Unicode MARC"
-    tags = [str(tag) for tag in _MARC_TAGS(record)]
+    fields = [(field.get("tag", ""), field) for field in record.iter(_MARC_CONTROL, _MARC_DATA)]
+    tags = [tag for tag, _ in fields]
     if tags != sorted(tags):
         yield "the tags do not ascend"
     if tags.count("245") != 1:
         yield "there is not exactly one 245"
     if sum(tag.startswith("1") for tag in tags) > 1:
         yield "there is more than one 1XX"
-    if len(_MARC_FIXED(record)) != 40:  # the length that MARC 21 gives it
+    if len(next((field.text or "" for tag, field in fields if tag == "008"), "")) != 40:  # as MARC 21 has it
         yield "008 does not have 40 characters"
-    if _MARC_SUBJECTS(record):
+    if not all(_tells_whose_heading(field) for tag, field in fields if "600" <= tag <= "651"):
         yield "the second indicator of a subject does not say whose heading it is"
-    for text in _MARC_TEXTS(record):
-        if text[0] in _BLANKS or text[-1] in _BLANKS:
+    for subfield in record.iter(_MARC_SUBFIELD):  # in the fields with a fixed length blanks mean something
+        text = subfield.text
+        if text and (text[0] in _BLANKS or text[-1] in _BLANKS):
             yield f"there are blanks at the ends of a subfield: {text[:40]!r}"
+
+
+def _tells_whose_heading(subject: Any) -> bool:
+    second = subject.get("ind2")
+    return second != " " and (second != "7" or any(subfield.get("code") == "2" for subfield in subject))
 
 
 _CHECKS: Final[Mapping[Format, Callable[[Any], Iterator[str]]]] = {"mods": _mods, "dc": _dc, "marcxml": _marc}

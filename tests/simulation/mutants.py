@@ -748,7 +748,7 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
     "given_up_machine_gets_work": (9,),
     "whom_it_works_for_is_not_written": (6,),
     "destroyed_before_it_is_written": (6,),
-    "token_of_any_machine": (20023,),
+    "token_of_any_machine": (27, 71),
     "list_without_what_was_made": (0,),
     "told_again_by_nobody": (36,),
     "removed_at_its_end": (22,),

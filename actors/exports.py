@@ -18,7 +18,7 @@ from actors.rules.placement import exports_host
 from actors.rules.states import JobState
 from actors.store import Store
 from worker.kinds.mods.entity import is_pi
-from worker.kinds.mods.options import FORMATS, Format, Options
+from worker.kinds.mods.options import FORMATS, MODES, Format, Options, unknown
 
 PHASE: Final = "METADATA_EXPORT"
 KIND: Final = "mods"
@@ -33,6 +33,8 @@ class ExportRequest(msgspec.Struct, frozen=True, kw_only=True):
     options: Options
     is_batch: bool
     removes_after_download: bool
+    unknown: tuple[str, ...] = ()
+    """Options that mean nothing here. The originals ignore them, so they are told and no error."""
 
 
 def understand(raw: bytes, format: str | None, *, is_batch: bool, removes_after_download: bool) -> ExportRequest:
@@ -54,6 +56,7 @@ def understand(raw: bytes, format: str | None, *, is_batch: bool, removes_after_
         options=_options(body.get("options")),
         is_batch=is_batch,
         removes_after_download=removes,
+        unknown=tuple(unknown(body.get("options"))),
     )
 
 
@@ -88,7 +91,8 @@ def _options(given: object) -> Options:
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$.")
         field = f"options.{path.rstrip('`')}" if path else "options"
-        raise InvalidInput(f"{field}: {text}.", field=field) from error
+        more = f": one of {', '.join(MODES)}" if field == "options.cheimarrosMode" else ""
+        raise InvalidInput(f"{field}: {text}{more}.", field=field) from error
 
 
 class Exports:

@@ -154,7 +154,7 @@ class Settings:
         86_400, "s", 10, 365 * 86_400, "How long an export and its file are kept after its end."
     )
     export_remove_after_download: bool = _flag(
-        False, "Remove an export once its file was downloaded as a whole; each can say otherwise."
+        False, "Remove an export two minutes after its file was downloaded as a whole; each can say otherwise."
     )
 
     # Machines

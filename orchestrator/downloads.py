@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from worker.objects.base import Opened
 
-_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 Done = Callable[[], Awaitable[None]]
 """Called when the last byte of a whole object has been handed over."""
@@ -35,7 +35,7 @@ class Unsatisfiable(Exception):
 def span(header: str | None, size: int) -> Span | None:
     """The one range that is asked for, of an object of `size` bytes; None: all of it. Raises Unsatisfiable."""
     found = _RANGE.fullmatch((header or "").replace(" ", ""))
-    if found is None or found[0] == "bytes=-":
+    if found is None or not any(found.groups()):
         return None
     first, last = found.groups()
     if not first:

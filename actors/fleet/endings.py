@@ -169,7 +169,6 @@ class Endings:
         try:
             await self._quiet(row, ending)
             ending.may_run = False
-            self._activity.notify()
             for job in list(ending.tell):
                 await self._tell(job, row, ending)
                 ending.tell.remove(job)

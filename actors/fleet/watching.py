@@ -21,8 +21,9 @@ IDLE_LOOK_MS: Final = OVERSTAY_MS // 6
 """How often the store is asked which machines have work. At 100,000 tasks in flight an answer takes up to a tenth of a
 second of a core: asked with each tick, a tenth of that core; so, a fiftieth. An idle machine lives so much longer."""
 
-AT_ONCE: Final = 16
-"""Machines that the provider is asked about, or told to destroy, side by side."""
+AT_ONCE: Final = 4
+"""Machines that the provider is asked about, or told to destroy, side by side: what has ended can wait, and must not be
+in the way of what begins."""
 
 
 class Watching:

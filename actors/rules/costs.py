@@ -19,7 +19,8 @@ replace = msgspec.structs.replace
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True):
     """What is added to the costs of a job. `spawns` and `starts` are machines that the provider was asked to make or
-    to start, each counted once however often that was repeated, and whatever came of it; `nano_usd` are 10^-9 dollars."""
+    to start, each counted once however often that was repeated and whatever came of it; `nano_usd` are 10^-9 dollars.
+    """
 
     job_id: str
     machines: int = 0

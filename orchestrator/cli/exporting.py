@@ -5,7 +5,6 @@ Here it needs no more than the worker does, click and rich.
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,13 +15,15 @@ import click
 import msgspec
 
 from orchestrator.cli.export_report import Display, show_metrics, show_report
-from orchestrator.cli.remote import Remote, visible
+from orchestrator.cli.output import check as check_output
+from orchestrator.cli.output import shown, written
+from orchestrator.cli.remote import LONG_PATIENCE_S, PATIENCE_S, Remote, visible
+from orchestrator.client import Unreachable
 from worker.errors import WorkerError
 from worker.kinds.mods.entity import is_pi
 from worker.kinds.mods.options import FORMATS, MOST_AT_ONCE, MOST_DEPTH, Format, Options
 
 POLL_S: Final = 1.0
-STDOUT: Final = "-"
 
 
 class _Group(click.Group):
@@ -144,22 +145,14 @@ def fetch(folder: Path | None) -> None:
 
 def _here(pi: str, format: str, options: Options, output: str | None) -> Mapping[str, Any]:
     """Export in this process. The file appears when it is complete."""
-    target = Path(output) if output not in (None, STDOUT) else Path(f"{pi}-collection.xml")
-    if output == STDOUT:
-        return _written(pi, format, options, sys.stdout.buffer, "standard output")
-    if target.is_dir():
-        raise click.UsageError(f"-o names a file; {target} is a folder.")
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as opened:
-            metrics = _written(pi, format, options, opened, str(target))
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    named = output or f"{pi}-collection.xml"
+    with written(named) as opened:
+        metrics = _written(pi, format, options, opened)
+    show_metrics(shown(named), metrics)
     return metrics
 
 
-def _written(pi: str, format: str, options: Options, target: BinaryIO, name: str) -> Mapping[str, Any]:
+def _written(pi: str, format: str, options: Options, target: BinaryIO) -> Mapping[str, Any]:
     from worker.kinds.mods.arke_api import API_URL, GATEWAY, ArkeApi
     from worker.kinds.mods.crosswalk import Sites
     from worker.kinds.mods.export import Metrics
@@ -181,7 +174,6 @@ def _written(pi: str, format: str, options: Options, target: BinaryIO, name: str
             metrics: dict[str, Any] = msgspec.to_builtins(asyncio.run(running(display)))
     except WorkerError as error:
         raise click.ClickException(_sentence(error)) from error
-    show_metrics(name, metrics)
     return metrics
 
 
@@ -194,17 +186,23 @@ def _there(
     remote: Remote, pi: str, format: str, options: Options, output: str | None, wait: bool
 ) -> Mapping[str, Any] | None:
     """Have a service export. Without `wait` it is only asked to."""
-    with remote.client() as arke:
+    if output is not None:
+        check_output(output)  # not when all is done
+    with remote.client(LONG_PATIENCE_S if wait else PATIENCE_S) as arke:
         task_id = arke.export(pi, format=format, options=msgspec.to_builtins(options))["task_id"]
         if not wait:
             click.echo(f"{task_id} is under way.")
             click.echo(f"`arke status {task_id}` tells how far; `arke download {task_id}` gets it.", err=True)
             return None
         click.echo(f"{task_id} is under way.", err=True)
-        with Display() as display:
-            while (status := arke.status(task_id))["status"] == "processing":
-                display.update(status.get("progress") or {})
-                time.sleep(POLL_S)
+        try:
+            with Display() as display:
+                while (status := arke.status(task_id))["status"] == "processing":
+                    display.update(status.get("progress") or {})
+                    time.sleep(POLL_S)
+        except (KeyboardInterrupt, Unreachable):
+            click.echo(f"\n{task_id} goes on there; `arke download {task_id}` gets it.", err=True)
+            raise
         if status["status"] != "success":
             raise click.ClickException(f"{task_id} failed: {visible(status['error'])}")
         name = download_to(arke, task_id, output or f"{pi}-collection.xml")
@@ -215,18 +213,9 @@ def _there(
 
 def download_to(arke: Any, task_id: str, output: str) -> str:
     """Download the file of an export; its name as people know it. It appears when it is complete."""
-    if output == STDOUT:
-        arke.download(task_id, sys.stdout.buffer)
-        return "standard output"
-    target = Path(output)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as opened:
-            arke.download(task_id, opened)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return str(target)
+    with written(output) as opened:
+        arke.download(task_id, opened)
+    return shown(output)
 
 
 @click.command()

@@ -53,11 +53,12 @@ async def download(task_id: str, request: Request, engine: EngineOf, owner: Call
         raise Unavailable("The object store does not answer. Send the same request again.") from error
 
 
+@router.head("/download/batch/{batch_id}", include_in_schema=False)
 @router.get(
     "/download/batch/{batch_id}", response_class=Response, responses=ARCHIVE | failures(400, 401, 404)
 )  # fmt: skip
-async def download_batch(batch_id: str, engine: EngineOf, owner: Caller) -> Response:
-    """The files of the successful exports of a batch, as one ZIP."""
+async def download_batch(batch_id: str, request: Request, engine: EngineOf, owner: Caller) -> Response:
+    """The files of the successful exports of a batch, as one ZIP. Its length is not known before."""
     job = await find_batch(engine, batch_id)
     tasks = await tasks_of(engine, job)
     view = batch_view(job, tasks)
@@ -70,6 +71,8 @@ async def download_batch(batch_id: str, engine: EngineOf, owner: Caller) -> Resp
         "Cache-Control": "private",
         "X-Content-Type-Options": "nosniff",
     }
+    if request.method == "HEAD":
+        return Response(None, 200, headers, media_type="application/zip")
     return StreamingResponse(_archive(engine, job, ready), 200, headers, media_type="application/zip")
 
 

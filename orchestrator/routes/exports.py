@@ -92,7 +92,7 @@ async def export_batch(request: Request, engine: EngineOf, owner: Caller) -> Res
     return respond(
         {
             "batch_id": job.id, "task_ids": task_ids, "status": "processing",
-            "message": f"Batch export started with {tasks}.",
+            "message": f"Batch export started with {tasks}.{_ignored(wanted)}",
         },
         202,
     )  # fmt: skip
@@ -109,7 +109,13 @@ async def _one(request: Request, engine: Engine, owner: str | None, format: str 
     raw = await read_body(request, MAX_BODY_BYTES)
     wanted = exports.understand(raw, format, is_batch=False, removes_after_download=_removes(engine))
     _, (task_id,) = await engine.export(wanted, owner)
-    return respond({"task_id": task_id, "status": "processing", "message": STARTED}, 202)
+    return respond({"task_id": task_id, "status": "processing", "message": STARTED + _ignored(wanted)}, 202)
+
+
+def _ignored(wanted: exports.ExportRequest) -> str:
+    """What a caller has written wrongly, perhaps."""
+    names = ", ".join(name[:40] for name in wanted.unknown[:5])
+    return f" Options that are not known were ignored: {names}." if names else ""
 
 
 def _removes(engine: Engine) -> bool:

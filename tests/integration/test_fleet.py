@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from actors.errors import ArkeError, Fenced, InvalidInput, NotFound, Retired, Unavailable
-from actors.fleet import Fleet, FleetStore
+from actors.fleet import Fleet, FleetStore, watching
 from actors.fleet import rows as fleet_rows
 from actors.machines.base import MachineSpec, MachineStatus, ProviderUnavailable, SpawnRefused, gone
 from actors.rules.costs import Charge
@@ -1252,12 +1252,12 @@ async def test_a_machine_that_gets_a_row_is_no_orphan_any_more(world: World) -> 
     """While others were destroyed: what was listed then is looked at again."""
     world.provider.alive = nobodys("x")
     assert world.fleet is not None
-    watching = world.fleet._watching
-    watching._orphans, watching._limit = {"id:x": 0}, asyncio.Semaphore(0)
-    sweeping = asyncio.ensure_future(watching._sweep(await world.provider.list()))
+    looking = world.fleet._watching
+    looking._orphans, looking._limit = {"id:x": 0}, asyncio.Semaphore(0)
+    sweeping = asyncio.ensure_future(looking._sweep(await world.provider.list()))
     await settle()
     await world.fleet._rows.add(Machine(id="m-9", provider="subprocess", kind="tiff", name="x", created_at=1))
-    watching._limit.release()
+    looking._limit.release()
     assert await sweeping == 0
     assert "x" in world.provider.alive
 
@@ -1306,7 +1306,7 @@ async def test_hundreds_that_have_ended_are_asked_side_by_side(world: World) -> 
     world.provider.alive.clear()
     await world.time.advance(1_000)
     assert len(world.hosts.lost) == 39
-    assert most == 16
+    assert most == watching.AT_ONCE
 
 
 async def test_a_machine_that_works_for_others_too_is_left_to_them() -> None:

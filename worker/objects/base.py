@@ -43,6 +43,16 @@ class Opened:
     close: Callable[[], None]
 
 
+class Part(NamedTuple):
+    """Some bytes of an object, with the size of the whole in bytes, its ETag and the time of its last change (seconds
+    since 1970, UTC), as in `Opened`."""
+
+    body: bytes
+    size: int
+    etag: str
+    changed_s: float
+
+
 class ObjectStore(Protocol):
     """The operations; see the module for the errors."""
 
@@ -55,6 +65,9 @@ class ObjectStore(Protocol):
     def open(self, key: str, start: int = 0) -> Opened:
         """The object from byte `start` on, which is not beyond its end; nothing of it is read yet where the store is a
         folder. What breaks it off later is Unavailable."""
+
+    def read_part(self, key: str, start: int, length: int) -> Part:
+        """At most `length` bytes from byte `start` on, fewer where the object ends; at its end, and beyond, none."""
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         """Stores a file; on return it is durable. Gives up when `until` says so."""

@@ -15,7 +15,7 @@ from typing import IO
 
 from worker import space
 from worker.errors import BadInput, ObjectMissing, Unavailable
-from worker.objects.base import ALWAYS, ObjectInfo, Opened, check_key, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, Opened, Part, check_key, too_large
 from worker.until import Until
 
 CHUNK_BYTES = 1024 * 1024
@@ -53,11 +53,20 @@ class LocalObjects:
         source.seek(start)
         return Opened(
             size=found.st_size,
-            etag=f"{found.st_size:x}-{found.st_mtime_ns:x}",
+            etag=_etag(found),
             changed_s=found.st_mtime,
             chunks=_readable(source),
             close=source.close,
         )
+
+    def read_part(self, key: str, start: int, length: int) -> Part:
+        try:
+            with self._open(key) as source:
+                found = os.fstat(source.fileno())
+                source.seek(start)
+                return Part(source.read(length), found.st_size, _etag(found), found.st_mtime)
+        except OSError as error:
+            raise Unavailable(f"the object cannot be read: {error.strerror}") from error
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         def fill(target: IO[bytes]) -> str:
@@ -182,6 +191,10 @@ def _entries(folder: Path) -> list[tuple[str, os.DirEntry[str]]]:
 def _chunks(source: IO[bytes]) -> Iterator[bytes]:
     while chunk := source.read(CHUNK_BYTES):
         yield chunk
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_size:x}-{found.st_mtime_ns:x}"
 
 
 def _readable(source: IO[bytes]) -> Iterator[bytes]:

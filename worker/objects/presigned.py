@@ -5,7 +5,7 @@ from pathlib import Path
 
 from worker import web
 from worker.errors import Unavailable
-from worker.objects.base import ALWAYS, ObjectInfo, Opened, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, Opened, Part, too_large
 from worker.until import Until
 
 
@@ -31,6 +31,9 @@ class PresignedObjects:
             return path.read_bytes()
 
     def open(self, key: str, start: int = 0) -> Opened:
+        raise Unavailable("a presigned URL is not read in parts")
+
+    def read_part(self, key: str, start: int, length: int) -> Part:
         raise Unavailable("a presigned URL is not read in parts")
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:

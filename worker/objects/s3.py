@@ -7,7 +7,7 @@ from typing import Any
 
 from worker import space, web
 from worker.errors import ObjectMissing, Unavailable, one_line
-from worker.objects.base import ALWAYS, ObjectInfo, Opened, check_key, too_large
+from worker.objects.base import ALWAYS, ObjectInfo, Opened, Part, check_key, too_large
 from worker.until import Reading, Until
 
 CHUNK_BYTES = 64 * 1024
@@ -15,6 +15,10 @@ CHUNK_BYTES = 64 * 1024
 OPENED_CHUNK_BYTES = 1024 * 1024
 MAX_ATTEMPTS = 5
 _MISSING = ("404", "NoSuchKey", "NotFound")
+
+
+class _BeyondEnd(Exception):
+    """The object ends before the part that was asked for."""
 
 
 class S3Objects:
@@ -73,6 +77,21 @@ class S3Objects:
             chunks=_chunks(answer["Body"]),
             close=answer["Body"].close,
         )
+
+    def read_part(self, key: str, start: int, length: int) -> Part:
+        try:
+            with _translated():
+                answer = self._client.get_object(
+                    Bucket=self._bucket, Key=check_key(key), Range=f"bytes={start}-{start + length - 1}"
+                )
+                with answer["Body"] as stream:
+                    body = stream.read()
+        except _BeyondEnd:
+            with _translated():
+                answer, body = self._client.head_object(Bucket=self._bucket, Key=key), b""
+        total = str(answer.get("ContentRange", "")).rpartition("/")[2]  # absent where the server knows no ranges
+        size = int(total) if total.isdecimal() else answer["ContentLength"]
+        return Part(body, size, _etag(answer), answer["LastModified"].timestamp())
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         with path.open("rb") as source:
@@ -166,6 +185,8 @@ def _translated() -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in _MISSING:
             raise ObjectMissing() from error
+        if code == "InvalidRange":
+            raise _BeyondEnd from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
         raise Unavailable(f"the object store answered {status} {one_line(code)}".strip()) from error
     except BotoCoreError as error:

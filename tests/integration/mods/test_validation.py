@@ -111,3 +111,34 @@ def test_so_many_faults_are_told_and_all_are_counted(tmp_path: Path) -> None:
     bad = MODS.markup(record()).replace("<title>", "<titel>").replace("</title>", "</titel>")
     report = validate(written(tmp_path, *[bad] * (MOST_TOLD + 20)), None)
     assert (len(report.faults), report.faulty) == (MOST_TOLD, MOST_TOLD + 20)
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [
+        (MODS.begin + "text", "there is text between the records: 'text'"),
+        (MODS.begin.replace(" xmlns", ' bogus="1" xmlns', 1), "the attribute bogus is none of a collection"),
+    ],
+)
+def test_the_wrapper_is_looked_at_too(tmp_path: Path, begin: str, words: str) -> None:
+    """No schema sees it: records are validated one by one."""
+    path = tmp_path / "a.xml"
+    path.write_text(DECLARATION + begin + MODS.markup(full()) + MODS.end)
+    assert [sentence for _, sentence in validate(path, None).faults] == [words]
+
+
+def test_entity_references_are_told(tmp_path: Path) -> None:
+    """Harmless ones too: nothing is put in their place."""
+    text = DECLARATION + '<!DOCTYPE m [<!ENTITY e "hi">]>' + MODS.begin + MODS.markup(full()) + MODS.end
+    path = tmp_path / "a.xml"
+    path.write_text(text.replace("<title>", "<title>&e;", 1))
+    ((_, sentence),) = validate(path, schemas()).faults
+    assert sentence == "it has entity references, which are not resolved: write what they stand for"
+
+
+def test_a_title_of_blanks_is_none(tmp_path: Path) -> None:
+    """Nor is one that is only a comment."""
+    for blank in (" ", "<!-- x -->"):
+        markup = MODS.markup(record()).replace("<title>Form A-3</title>", f"<title>{blank}</title>")
+        assert blank in markup
+        assert "there is no title" in " ".join(s for _, s in validate(written(tmp_path, markup), None).faults)

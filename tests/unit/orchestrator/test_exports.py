@@ -209,7 +209,7 @@ async def test_a_download_is_the_file(http: httpx.AsyncClient) -> None:
         ("bytes=0-", 200, 0, 2560), ("bytes=-99999", 200, 0, 2560), ("bytes=5-2", 200, 0, 2560),
         ("bytes=0-1,5-6", 200, 0, 2560),
         ("lines=1-2", 200, 0, 2560), ("bytes=", 200, 0, 2560), ("bytes=-", 200, 0, 2560), ("bytes=2560-", 416, 0, 0),
-        ("bytes=-0", 416, 0, 0),
+        ("bytes=-0", 416, 0, 0), ("BYTES=0-9", 206, 0, 10),
     ],
 )  # fmt: skip
 async def test_ranges(http: httpx.AsyncClient, header: str, status: int, start: int, end: int) -> None:
@@ -291,9 +291,20 @@ async def test_a_download_that_cannot_be_told_is_whole_all_the_same(
     assert (answer.status_code, answer.content) == (200, BODY)
 
 
+async def test_an_option_that_is_not_known_is_told(http: httpx.AsyncClient) -> None:
+    """It is ignored, as the originals do, but somebody may have mistyped it."""
+    answer = await http.post("/export/mods", json={"pi": PI, "options": {"recursiv": True, "maxDepth": 1}})
+    assert answer.status_code == 202
+    assert answer.json()["message"].endswith("Options that are not known were ignored: recursiv.")
+    refused = await http.post("/export/mods", json={"pi": PI, "options": {"cheimarrosMode": "x"}})
+    assert "one of full, minimal, skip" in refused.json()["error"]
+
+
 @pytest.mark.usefixtures("store")
 async def test_the_zip_of_a_batch(http: httpx.AsyncClient) -> None:
-    """The successful ones, equal names told apart."""
+    """The successful ones, equal names told apart; HEAD has its headers."""
+    head = await http.head(f"/download/batch/{BATCH}")
+    assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", "application/zip")
     answer = await http.get(f"/download/batch/{BATCH}")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/zip")
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:

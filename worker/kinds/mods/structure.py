@@ -38,9 +38,9 @@ def _xpath(expression: str) -> Any:
 _EMPTY: Final = _xpath("descendant-or-self::*[not(node())]")
 _EMPTY_ATTRIBUTE: Final = _xpath("boolean(descendant-or-self::*/@*[. = ''])")
 _TEXTS: Final = _xpath("descendant::text()")
-_MODS_TITLE: Final = _xpath("boolean(m:titleInfo/m:title)")
+_MODS_TITLE: Final = _xpath("boolean(m:titleInfo/m:title[normalize-space()])")
 _MODS_PRIMARY: Final = _xpath("count(m:location/m:url[@usage])")
-_DC_TITLE: Final = _xpath("boolean(dc:title)")
+_DC_TITLE: Final = _xpath("boolean(dc:title[normalize-space()])")
 
 
 def faults(format: Format, element: Any) -> list[str]:

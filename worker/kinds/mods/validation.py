@@ -26,6 +26,10 @@ ROOTS: Final[dict[str, Format]] = {
     f"{{{write_marc.NS}}}record": "marcxml",
 }
 
+WRAPPER_ATTRIBUTES: Final = frozenset(
+    {"version", "id", *(f"{{{write_mods.XSI}}}{name}" for name in ("schemaLocation", "noNamespaceSchemaLocation"))}
+)
+
 
 @dataclass
 class Report:
@@ -62,6 +66,7 @@ def validate(path: Path, schemas: Schemas | None) -> Report:
                 report = _begin(element, schemas)
             if event == "end" and _is_in_place(element, report.format):
                 _look(report, element, schemas, ids)
+                _between(report, element)
                 _forget(element)
     except etree.XMLSyntaxError as error:
         raise BadInput(f"It is not well-formed XML: {error.msg}") from error
@@ -91,7 +96,18 @@ def _begin(root: Any, schemas: Schemas | None) -> Report:
     format = ROOTS.get(root.tag)
     if format is None:
         raise BadInput(f"It is neither MODS, oai_dc nor MARCXML: its root is {root.tag[:200]}")
-    return Report(format=format, validated=schemas is not None)
+    report = Report(format=format, validated=schemas is not None)
+    if root.tag != WRITERS[format].tag and (odd := sorted(set(root.keys()) - WRAPPER_ATTRIBUTES)):
+        report.add(root.sourceline or 0, [f"the attribute {odd[0][:200]} is none of a collection"])
+    return report
+
+
+def _between(report: Report, element: Any) -> None:
+    """What the wrapper has beside the records; no schema sees the wrapper as a whole."""
+    parent, previous = element.getparent(), element.getprevious()
+    before = None if parent is None else parent.text if previous is None else previous.tail
+    if before is not None and before.strip():
+        report.add(element.sourceline or 0, [f"there is text between the records: {before.strip()[:40]!r}"])
 
 
 def _look(report: Report, element: Any, schemas: Schemas | None, ids: set[str]) -> None:
@@ -112,6 +128,8 @@ def _is_in_place(element: Any, format: Format) -> bool:
 
 
 def _faults(format: Format, element: Any, schemas: Schemas | None, ids: set[str]) -> list[str]:
+    if next(element.iter(etree.Entity), None) is not None:
+        return ["it has entity references, which are not resolved: write what they stand for"]
     found = structure.faults(format, element)
     if schemas is not None:
         found += schemas.faults(format, element)

@@ -1,7 +1,8 @@
 """What machines cost, and whom. Pure: the fleet hands in what it writes and the time, milliseconds since 1970 UTC.
 
 The time of a machine is that of the job for which it works at the moment, from when it runs until it is gone or has
-stopped: idle time at the end included, as the provider counts it.
+stopped: idle time at the end included, as the provider counts it. Of one that works for several jobs at once all of it
+is charged to the one that took work last: who of them used how much of it, the provider does not tell.
 """
 
 from collections.abc import Collection

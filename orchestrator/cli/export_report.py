@@ -40,7 +40,10 @@ class Display:
 
     def update(self, progress: Mapping[str, Any]) -> None:
         """Show these counts."""
-        line = counted(progress)
+        self.show(counted(progress))
+
+    def show(self, line: str) -> None:
+        """Show this line."""
         if self._live is not None:
             self._live.update(Text(line))
         elif time.monotonic() - self._said_at >= LINE_EVERY_S:

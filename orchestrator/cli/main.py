@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "export": "exporting:export",
     "download": "exporting:download",
     "schemas": "exporting:schemas",
+    "zip": "zipping:zip_",
     "submit": "submitting:submit",
     "status": "batches:status",
     "watch": "watching:watch",
@@ -95,6 +96,7 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
     The service:                        arke serve
     Convert a folder, no service:       arke convert ~/scans
     Export a tree's metadata as MODS:   arke export PI --recursive
+    Make an archive of a folder:        arke zip ~/scans -o scans.zip
     Convert what is under a prefix:     arke submit --prefix staging/my-scans/ --watch
     Convert files of this machine:      arke submit --data-dir data ~/scans --watch
     What became of it:                  arke list; arke status BATCH; arke tasks BATCH --status failed

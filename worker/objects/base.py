@@ -76,7 +76,7 @@ class ObjectStore(Protocol):
         """Stores bytes; on return they are durable."""
 
     def head(self, key: str) -> ObjectInfo:
-        """Size and ETag."""
+        """Size and ETag: the one that `open` and `read_part` have, by which versions are told apart."""
 
     def delete(self, key: str) -> None:
         """Removes the object; no error where there is none."""

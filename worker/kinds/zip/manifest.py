@@ -82,7 +82,8 @@ class Manifest:
     def add(self, member: Member, crc: int, sha256: str) -> None:
         """A file that is in the archive."""
         told = {
-            "path": member.path, "filename": member.filename or member.key.rpartition("/")[2], "r2_key": member.key,
+            "path": member.path, "filename": _text(member.filename or member.key.rpartition("/")[2]),
+            "r2_key": _text(member.key),
             "size": member.size, "crc32": f"{crc:08x}", "sha256": sha256, "product": member.product,
             "category": member.category,
         }  # fmt: skip
@@ -92,7 +93,7 @@ class Manifest:
 
     def leave_out(self, member: Member, reason: str) -> None:
         """One that is not."""
-        self.missing.append({"r2_key": member.key, "path": member.path, "reason": reason})
+        self.missing.append({"r2_key": _text(member.key), "path": member.path, "reason": reason})
 
     def end(self) -> None:
         """All is in it."""
@@ -100,6 +101,11 @@ class Manifest:
         missing = b",\n".join(_json(each) for each in self.missing)
         self.text.add(b'\n],\n"missing": [' + missing + b'],\n"summary": ' + _json(summary) + b"}\n")
         self.text.end()
+
+
+def _text(name: str) -> str:
+    """Names on a disk need not be Unicode."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _json(value: Any) -> bytes:

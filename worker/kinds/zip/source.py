@@ -42,7 +42,7 @@ def read(store: Reads, member: Member, start: int, length: int, *, etag: str | N
         WorkerError: it cannot be had at the moment.
     """
     try:
-        part = store.read_part(member.key, start, length)
+        part = store.read_part(member.key, start, max(1, length))
     except ObjectMissing as error:
         raise Unfit(MISSING) from error
     known = etag or member.etag

@@ -1,0 +1,161 @@
+"""`arke zip`: a folder, the objects below a prefix or a list of keys become an archive, here, without a service."""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final, TextIO
+
+import click
+
+from orchestrator.cli.export_report import Display
+from orchestrator.cli.output import STDOUT, shown, written
+from orchestrator.cli.remote import visible
+from worker import objects
+from worker.errors import WorkerError
+from worker.kinds.zip import stored
+from worker.kinds.zip.archive import Progress, Summary, write
+from worker.kinds.zip.codec import CODECS, Codec, codec
+from worker.kinds.zip.folder import Folder
+from worker.kinds.zip.manifest import MANIFEST, README, About
+from worker.kinds.zip.names import Names
+from worker.kinds.zip.source import Reads
+from worker.limits import cores
+
+REMOTE_AT_ONCE: Final = 64
+"""Of objects behind a network: each waits for its answer for most of the time."""
+TOLD: Final = 20
+MEGABYTE: Final = 1_000_000
+
+
+@click.command("zip")
+@click.argument("source", required=False, metavar="[DIR|PREFIX]")
+@click.option(
+    "--keys",
+    "list_of_keys",
+    type=click.File(),
+    help="File with the key of an object on each line; - is standard input.",
+)
+@click.option("-o", "--output", required=True, help="File that is written; - is standard output.")
+@click.option("--level", type=click.IntRange(0, 9), default=6, show_default=True, help="0 stores, 9 packs tightest.")
+@click.option(
+    "--codec", "name", type=click.Choice(CODECS), default=CODECS[0], show_default=True,
+    help="isal is faster, its archives are some percent larger.",
+)  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1, 256), help="Files at once.  [one per core; 64 for objects]")
+@click.option("--title", help="First line of README.txt.  [the source]")
+def zip_(
+    source: str | None, list_of_keys: TextIO | None, output: str, level: int, name: str,
+    jobs: int | None, title: str | None,
+) -> None:  # fmt: skip
+    """Make an archive of the folder DIR, or of the objects whose keys begin with PREFIX.
+
+    \b
+      arke zip ~/scans -o scans.zip
+      OBJECTS_DIR=data/objects arke zip staging/my-scans/ -o scans.zip
+      arke zip --keys keys.txt -o - | ssh …
+
+    Objects are those of OBJECTS_DIR, or of R2_ENDPOINT_URL or R2_ACCOUNT_ID with R2_ACCESS_KEY_ID,
+    R2_SECRET_ACCESS_KEY and R2_BUCKET. README.txt is the first file in the archive and manifest.json, with every
+    file's checksums, the last. The same files give the same bytes; SOURCE_DATE_EPOCH sets the time of both.
+
+    The exit code is 0 when every file is in the archive, 1 when any is not: the manifest says why.
+    """
+    if (source is None) == (list_of_keys is None):
+        raise click.UsageError("Name a folder, a prefix, or with --keys a file of keys.")
+    try:
+        with written(output) as opened:
+            summary = _zipped(source, list_of_keys, output, opened, codec(name, level), jobs, title)
+    except WorkerError as error:
+        raise click.ClickException(f"{visible(error)}.") from error
+    _say(f"{shown(output)}: {_counted(summary.files, len(summary.missing))}, {summary.bytes / MEGABYTE:,.1f} MB in "
+         f"{summary.size / MEGABYTE:,.1f} MB.")  # fmt: skip
+    for missing in summary.missing[:TOLD]:
+        _say(f"  left out: {visible(missing['r2_key'])}: {missing['reason']}")
+    if len(summary.missing) > TOLD:
+        _say(f"  and {len(summary.missing) - TOLD:,} more, which {MANIFEST} lists")
+    if summary.missing:
+        raise SystemExit(1)
+
+
+def _zipped(
+    source: str | None, list_of_keys: TextIO | None, output: str, target: BinaryIO, packer: Codec,
+    jobs: int | None, title: str | None,
+) -> Summary:  # fmt: skip
+    names = Names(README, MANIFEST)
+    store: Reads
+    if source is not None and Path(source).is_dir():
+        folder = Folder(Path(source))
+        members = folder.members(names, without=_own(output, target))
+        store, threads, changed_s = folder, cores(), folder.changed_s(members)
+    else:
+        found = objects.from_environment(os.environ) if _names_objects() else _no_folder(source)
+        members = (
+            stored.below(found, source, names) if source is not None
+            else stored.named(found, _lines(list_of_keys), names)
+        )  # fmt: skip
+        if not members:
+            which = f"whose key begins with {visible(source)}" if source is not None else "in the list"
+            raise click.ClickException(f"There is no object {which}.")
+        store, threads, changed_s = found, REMOTE_AT_ONCE, datetime.now(UTC).timestamp()
+    about = About(title=title or f"Archive of {visible(source or 'listed objects')}", created_at=_time(changed_s))
+    with Display() as display:
+        return write(
+            lambda: members, store, _Target(target), codec=packer, threads=jobs or threads, about=about,
+            tell=partial(_show, display, sum(member.size for member in members)),
+        )  # fmt: skip
+
+
+class _Target:
+    """The file as a sink."""
+
+    def __init__(self, target: BinaryIO) -> None:
+        self._target = target
+        self.write: Callable[[bytes], object] = target.write
+
+    def restart(self) -> None:
+        """Only a file can be begun anew."""
+        if not self._target.seekable():
+            raise click.ClickException("A file has changed while it was read. Start again, or write to a file.")
+        self._target.seek(0)
+        self._target.truncate()
+
+
+def _own(output: str, target: BinaryIO) -> frozenset[Path]:
+    """The archive itself and its draft, which may lie within the folder."""
+    return frozenset() if output == STDOUT else frozenset({Path(output), Path(str(target.name))})
+
+
+def _names_objects() -> bool:
+    return any(os.environ.get(name) for name in ("OBJECTS_DIR", "R2_ENDPOINT_URL", "R2_ACCOUNT_ID"))
+
+
+def _no_folder(source: str | None) -> objects.ObjectStore:
+    what = f"There is no folder {visible(source)}. " if source is not None else ""
+    raise click.UsageError(f"{what}For objects set OBJECTS_DIR, R2_ENDPOINT_URL or R2_ACCOUNT_ID.")
+
+
+def _lines(list_of_keys: TextIO | None) -> list[str]:
+    return [line for each in list_of_keys or () if (line := each.rstrip("\r\n"))]
+
+
+def _time(changed_s: float) -> str:
+    """When the archive was made, for what is in it: the newest file, so that the same files give the same bytes."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = float(given) if given.isdecimal() else changed_s
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _show(display: Display, total: int, progress: Progress) -> None:
+    percent = f"{100 * progress.bytes // total} %, " if total else ""
+    display.show(f"{percent}{_counted(progress.files, progress.missing)}, {progress.bytes / MEGABYTE:,.0f} MB")
+
+
+def _counted(files: int, missing: int) -> str:
+    return f"{files:,} file{'' if files == 1 else 's'}" + (f", {missing:,} left out" if missing else "")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -3,7 +3,9 @@
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -89,14 +91,10 @@ class _Writing:
 
     def run(self, members: Iterable[Member]) -> Summary:
         self._add(README, readme(self._about))
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="zip") as pool:
-            try:
-                for made in self._made(pool, members):
-                    self._take(made)
-                    self._say()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with self._workers() as submit:
+            for made in self._made(submit, members):
+                self._take(made)
+                self._say()
         self._manifest.end()
         text = self._manifest.text
         self._entry(
@@ -113,18 +111,33 @@ class _Writing:
 
     # ---- reading ahead
 
-    def _made(self, pool: ThreadPoolExecutor, members: Iterable[Member]) -> Iterator[Any]:
+    @contextmanager
+    def _workers(self) -> Iterator[Callable[..., Callable[[], Any]]]:
+        """Gives out jobs, each for what waits for its result. One thread is this one: to hand over to another would
+        take a third of the time that a small file needs."""
+        if self._threads == 1:
+            yield partial
+            return
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="zip") as pool:
+            try:
+                yield lambda job, *arguments: pool.submit(job, *arguments).result
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _made(self, submit: Callable[..., Callable[[], Any]], members: Iterable[Member]) -> Iterator[Any]:
         """What comes of the jobs, in their order; so many are under way as the window holds."""
-        ahead: deque[tuple[int, Future[Any]]] = deque()
+        window = WINDOW_BYTES if self._threads > 1 else 0
+        ahead: deque[tuple[int, Callable[[], Any]]] = deque()
         weight = 0
         for size, job, *arguments in self._jobs(members):
-            while ahead and weight + size > WINDOW_BYTES:
+            while ahead and weight + size > window:
                 weight -= ahead[0][0]
-                yield ahead.popleft()[1].result()
-            ahead.append((size, pool.submit(job, self._store, *arguments)))
+                yield ahead.popleft()[1]()
+            ahead.append((size, submit(job, self._store, *arguments)))
             weight += size
         while ahead:
-            yield ahead.popleft()[1].result()
+            yield ahead.popleft()[1]()
 
     def _jobs(self, members: Iterable[Member]) -> Iterator[tuple[Any, ...]]:
         """How much of the window each takes, what it does, and with what."""

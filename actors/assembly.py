@@ -84,6 +84,7 @@ def exports_policy(settings: Settings) -> Policy:
         task_max_ms=settings.task_max_ms_mods,
         delivers=False,
         kept_ms=settings.export_kept_s * 1000,
+        removal_delay_ms=settings.export_removal_delay_s * 1000,
         unfinished_ms=settings.export_unfinished_s * 1000,
     )
 

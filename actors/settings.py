@@ -154,7 +154,10 @@ class Settings:
         86_400, "s", 10, 365 * 86_400, "How long an export and its file are kept after its end."
     )
     export_remove_after_download: bool = _flag(
-        False, "Remove an export two minutes after its file was downloaded as a whole; each can say otherwise."
+        False, "Remove an export once its file was downloaded as a whole; each can say otherwise."
+    )
+    export_removal_delay_s: int = _whole(
+        120, "s", 0, 7 * 86_400, "How long after that: what was lost on the way can be downloaded again until then."
     )
 
     # Machines

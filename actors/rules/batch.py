@@ -56,9 +56,6 @@ begun again: nobody else asks anything of a batch that is over."""
 DELIVERY_MOST_MS: Final = 600_000
 """Within an activation it is not begun again before: longer than the request with the longest list may take."""
 
-TAKEN_AGAIN_MS: Final = 120_000
-"""How long what was downloaded is kept: its last bytes may be on their way, and who has lost them asks again."""
-
 REMOVAL_PATIENCE_MS: Final = 120_000
 """How often a removal that was begun is looked at."""
 
@@ -456,7 +453,8 @@ def _begin_again(job: Job) -> PhaseCount | None:
 
 def _downloaded(d: Draft, _: Downloaded) -> Answer:
     if d.job.state is JobState.DONE and d.job.expires_at is not None:
-        d.set(expires_at=min(d.job.expires_at, d.now + TAKEN_AGAIN_MS))
+        # its last bytes may be on their way, and who has lost them asks again
+        d.set(expires_at=min(d.job.expires_at, d.now + d.policy.removal_delay_ms))
     return None
 
 

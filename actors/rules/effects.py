@@ -71,6 +71,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     memory_most_mb: int = 0  # of a machine that is made for a task at which another one has run out of memory
     delivery_give_up_ms: int = 86_400_000
     delivers: bool = False  # whether there is a receiver of the final callback
+    removal_delay_ms: int = 120_000  # how long after its download a job is kept that goes then
     kept_ms: int | None = None  # how long a job is kept after its end, with its outputs; None: the outputs are not ours
     unfinished_ms: int = 3_600_000  # how long such a job may be without a machine, from its creation on
     kinds: Mapping[str, str] = {}  # the kind of machine that each phase takes; one that is not named takes any

@@ -115,6 +115,9 @@ class _Target:
         self._target = target
         self.write: Callable[[bytes], object] = target.write
 
+    def mark(self, *state: object) -> None:
+        """What was interrupted here is begun anew."""
+
     def restart(self) -> None:
         """Only a file can be begun anew."""
         if not self._target.seekable():

@@ -48,7 +48,7 @@ def archive() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _shared(receiver: Receiver, archive: str) -> Iterator[Service]:
-    made = Service(receiver, ARKE_API_URL=archive, IPFS_GATEWAY=archive)
+    made = Service(receiver, ARKE_API_URL=archive, IPFS_GATEWAY=archive, EXPORT_REMOVAL_DELAY_S="1")
     try:
         made.start()
         yield made

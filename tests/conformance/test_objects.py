@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """Each implementation, made as a worker makes it from its environment."""
     if request.param == "local":
         return from_environment({"OBJECTS_DIR": str(tmp_path / "objects"), "R2_BUCKET": BUCKET})
@@ -296,3 +297,46 @@ def test_local_pipes_and_devices_are_no_objects(tmp_path: Path) -> None:
             with pytest.raises(ObjectMissing, match="404 Not Found"):
                 action()
     assert [info.key for info in store.list("")] == ["k"]
+
+
+PART_BYTES = 5 * 1024 * 1024
+
+
+def test_an_object_in_parts(store: LocalObjects | S3Objects, prefix: str) -> None:
+    """In any order, one of them twice; it appears whole, and the upload is gone."""
+    key, bodies = f"{prefix}k.zip", [os.urandom(PART_BYTES), os.urandom(PART_BYTES), os.urandom(10)]
+    upload = store.begin_upload(key, "application/zip", {"export-id": "e1"})
+    assert store.parts(key, upload) == {}
+    etags = {n: store.put_part(key, upload, n, body).etag for n, body in ((2, b"x"), (1, bodies[0]))}
+    etags |= {n: store.put_part(key, upload, n, body).etag for n, body in ((3, bodies[2]), (2, bodies[1]))}
+    assert {n: (part.size, part.etag) for n, part in store.parts(key, upload).items()} == {
+        n: (len(body), etags[n]) for n, body in enumerate(bodies, start=1)
+    }
+    with pytest.raises(ObjectMissing):
+        store.head(key)
+    assert store.list(prefix) == []
+    assert store.uploads(prefix) == [(key, upload)]
+    made = store.complete_upload(key, upload, [etags[n] for n in (1, 2, 3)])
+    whole = b"".join(bodies)
+    assert (made.size, store.read(key, 1 << 30)) == (len(whole), whole)
+    assert store.uploads(prefix) == []
+    with pytest.raises(ObjectMissing):
+        store.put_part(key, upload, 1, b"x")
+
+
+def test_an_upload_that_is_given_up(store: LocalObjects | S3Objects, prefix: str) -> None:
+    """Leaves nothing; given up again it is no error. Of none nothing can be asked."""
+    key = f"{prefix}k.zip"
+    upload = store.begin_upload(key, "application/zip", {})
+    store.put_part(key, upload, 1, b"x")
+    store.abort_upload(key, upload)
+    store.abort_upload(key, upload)
+    assert store.uploads(prefix) == []
+    assert store.list(prefix) == []
+    for action in (
+        lambda: store.parts(key, upload),
+        lambda: store.put_part(key, upload, 2, b"x"),
+        lambda: store.complete_upload(key, upload, ["x"]),
+    ):
+        with pytest.raises(ObjectMissing):
+            action()

@@ -16,12 +16,13 @@ from typing import IO
 from worker import space
 from worker.errors import BadInput, ObjectMissing, Unavailable
 from worker.objects.base import ALWAYS, ObjectInfo, Opened, Part, check_key, too_large
+from worker.objects.local_uploads import LocalUploads
 from worker.until import Until
 
 CHUNK_BYTES = 1024 * 1024
 
 
-class LocalObjects:
+class LocalObjects(LocalUploads):
     """A store in the folder `root`; several processes may use it at once."""
 
     def __init__(self, root: Path, bucket: str) -> None:
@@ -29,6 +30,7 @@ class LocalObjects:
             raise BadInput(f"{bucket!r} is no name of a bucket")
         self._bucket = root / bucket
         self._incoming = root / ".incoming"
+        self._begun = root / ".uploads" / bucket
 
     def get_file(self, key: str, path: Path, until: Until = ALWAYS) -> ObjectInfo:
         digest = _new_md5()

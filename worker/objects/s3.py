@@ -6,22 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from worker import space, web
-from worker.errors import ObjectMissing, Unavailable, one_line
+from worker.errors import Unavailable
 from worker.objects.base import ALWAYS, ObjectInfo, Opened, Part, check_key, too_large
+from worker.objects.s3_errors import BeyondEnd, etag_of, translated
+from worker.objects.s3_uploads import S3Uploads
 from worker.until import Reading, Until
 
 CHUNK_BYTES = 64 * 1024
 """A download is looked at so often: the client waits until a whole chunk is there."""
 OPENED_CHUNK_BYTES = 1024 * 1024
 MAX_ATTEMPTS = 5
-_MISSING = ("404", "NoSuchKey", "NotFound")
 
 
-class _BeyondEnd(Exception):
-    """The object ends before the part that was asked for."""
-
-
-class S3Objects:
+class S3Objects(S3Uploads):
     """One bucket behind an S3 endpoint. Checksums beyond what S3 requires are off, since R2 refuses some of them."""
 
     def __init__(
@@ -51,14 +48,14 @@ class S3Objects:
 
     def make_bucket(self) -> None:
         """Creates the bucket; used in development and by tests."""
-        with _translated():
+        with translated():
             self._client.create_bucket(Bucket=self._bucket)
 
     def get_file(self, key: str, path: Path, until: Until = ALWAYS) -> ObjectInfo:
         return web.persist(lambda: self._stream(check_key(key), path, until), until)
 
     def read(self, key: str, limit: int) -> bytes:
-        with _translated():
+        with translated():
             answer = self._client.get_object(Bucket=self._bucket, Key=check_key(key))
             with answer["Body"] as stream:
                 if answer["ContentLength"] > limit:
@@ -68,11 +65,11 @@ class S3Objects:
 
     def open(self, key: str, start: int = 0) -> Opened:
         more = {"Range": f"bytes={start}-"} if start else {}
-        with _translated():
+        with translated():
             answer = self._client.get_object(Bucket=self._bucket, Key=check_key(key), **more)
         return Opened(
             size=start + answer["ContentLength"],
-            etag=_etag(answer),
+            etag=etag_of(answer),
             changed_s=answer["LastModified"].timestamp(),
             chunks=_chunks(answer["Body"]),
             close=answer["Body"].close,
@@ -80,18 +77,18 @@ class S3Objects:
 
     def read_part(self, key: str, start: int, length: int) -> Part:
         try:
-            with _translated():
+            with translated():
                 answer = self._client.get_object(
                     Bucket=self._bucket, Key=check_key(key), Range=f"bytes={start}-{start + length - 1}"
                 )
                 with answer["Body"] as stream:
                     body = stream.read()
-        except _BeyondEnd:
-            with _translated():
+        except BeyondEnd:
+            with translated():
                 answer, body = self._client.head_object(Bucket=self._bucket, Key=key), b""
         total = str(answer.get("ContentRange", "")).rpartition("/")[2]  # absent where the server knows no ranges
         size = int(total) if total.isdecimal() else answer["ContentLength"]
-        return Part(body, size, _etag(answer), answer["LastModified"].timestamp())
+        return Part(body, size, etag_of(answer), answer["LastModified"].timestamp())
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         with path.open("rb") as source:
@@ -105,12 +102,12 @@ class S3Objects:
         return self._put(key, body, len(body), content_type)
 
     def head(self, key: str) -> ObjectInfo:
-        with _translated():
+        with translated():
             answer = self._client.head_object(Bucket=self._bucket, Key=check_key(key))
-            return ObjectInfo(key, answer["ContentLength"], _etag(answer))
+            return ObjectInfo(key, answer["ContentLength"], etag_of(answer))
 
     def delete(self, key: str) -> None:
-        with _translated():
+        with translated():
             self._client.delete_object(Bucket=self._bucket, Key=check_key(key))
 
     def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[ObjectInfo]:
@@ -118,10 +115,10 @@ class S3Objects:
         while len(found) < limit:
             wanted = min(limit - len(found), 1000)
             start = {"StartAfter": found[-1].key if found else after} if found or after else {}
-            with _translated():
+            with translated():
                 answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, MaxKeys=wanted, **start)
             page = answer.get("Contents", [])
-            found += [ObjectInfo(item["Key"], item["Size"], _etag(item)) for item in page]
+            found += [ObjectInfo(item["Key"], item["Size"], etag_of(item)) for item in page]
             if not answer.get("IsTruncated") or not page:
                 break
         return found
@@ -137,18 +134,18 @@ class S3Objects:
 
     def _stream(self, key: str, path: Path, until: Until) -> ObjectInfo:
         """boto tries a request again, but not an answer that breaks off: that is Interrupted."""
-        with _translated():
+        with translated():
             answer = self._client.get_object(Bucket=self._bucket, Key=key)
         with closing(answer["Body"]) as body, _interrupted():
             size = space.save(until.each(body.iter_chunks(CHUNK_BYTES)), path)
-            return ObjectInfo(key, size, _etag(answer))
+            return ObjectInfo(key, size, etag_of(answer))
 
     def _put(self, key: str, body: bytes | Reading, size: int, content_type: str) -> ObjectInfo:
-        with _translated():
+        with translated():
             answer = self._client.put_object(
                 Bucket=self._bucket, Key=check_key(key), Body=body, ContentType=content_type, ContentLength=size
             )
-            return ObjectInfo(key, size, _etag(answer))
+            return ObjectInfo(key, size, etag_of(answer))
 
 
 def _chunks(body: Any) -> Iterator[bytes]:
@@ -157,10 +154,6 @@ def _chunks(body: Any) -> Iterator[bytes]:
             yield from body.iter_chunks(OPENED_CHUNK_BYTES)
     except web.Interrupted as error:
         raise Unavailable(str(error)) from error
-
-
-def _etag(answer: dict[str, Any]) -> str:
-    return str(answer.get("ETag", "")).strip('"')
 
 
 @contextmanager
@@ -172,22 +165,3 @@ def _interrupted() -> Iterator[None]:
         yield
     except BotoCoreError as error:
         raise web.Interrupted(f"the object store broke off: {type(error).__name__}") from error
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turns boto's errors into ours. A key is never part of the message; the bucket's answer is."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _MISSING:
-            raise ObjectMissing() from error
-        if code == "InvalidRange":
-            raise _BeyondEnd from error
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
-        raise Unavailable(f"the object store answered {status} {one_line(code)}".strip()) from error
-    except BotoCoreError as error:
-        raise Unavailable(f"the object store did not answer: {type(error).__name__}") from error

@@ -36,6 +36,9 @@ class Memory(io.BytesIO):
 
     restarts = 0
 
+    def mark(self, *state: object) -> None:
+        """Nobody goes on."""
+
     def restart(self) -> None:
         self.restarts += 1
         self.seek(0)

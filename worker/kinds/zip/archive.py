@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -14,17 +15,24 @@ from worker.kinds.zip import container, packing
 from worker.kinds.zip.codec import BLOCK_BYTES, Codec, crc32, crc32_combine
 from worker.kinds.zip.container import Entry
 from worker.kinds.zip.manifest import MANIFEST, README, About, Manifest, readme
-from worker.kinds.zip.packing import Block, LeftOut, Whole
+from worker.kinds.zip.packing import Begun, Block, LeftOut, Whole
 from worker.kinds.zip.source import Member, Reads
+from worker.kinds.zip.state import Done, Mark, Saved
 
 WINDOW_BYTES: Final = 24 * 1024 * 1024
 """Of input, that may be read and not yet written: bounds the memory, whatever the sizes of the files."""
+
+
+_BEGINNING: Final = Mark()
 
 
 class Sink(Protocol):
     """Where the archive goes."""
 
     def write(self, data: bytes, /) -> object: ...
+
+    def mark(self, mark: Mark, done: Sequence[Done], unfit: Mapping[str, str], /) -> None:
+        """What was written so far can be gone on with from here: `done` are the members behind, and grow."""
 
     def restart(self) -> None:
         """Forget all that was written."""
@@ -57,7 +65,7 @@ class _StartAgain(Exception):
 
 def write(
     members: Callable[[], Iterable[Member]], store: Reads, sink: Sink, *, about: About, codec: Codec, threads: int,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    tell: Callable[[Progress], None] = lambda progress: None, saved: Saved | None = None,
 ) -> Summary:  # fmt: skip
     """Write the archive of these members, which are listed anew by each call. `tell` hears how far it is, often, and
     may raise to end it.
@@ -65,16 +73,19 @@ def write(
     A file that has changed or vanished is left out, with its reason in the manifest. Where a part of it was written,
     the archive is begun again without it.
 
+    `saved`: go on from there; the sink has what is before.
+
     Raises WorkerError where a file cannot be had at the moment.
     """
-    unfit: dict[str, str] = {}
+    unfit = dict(saved.unfit) if saved is not None else {}
     while True:
         writing = _Writing(store, sink, about, codec, threads, unfit, tell)
         try:
-            return writing.run(members())
+            return writing.run(iter(members()), saved)
         except _StartAgain as again:
             unfit[again.left_out.member.path] = again.left_out.reason
             sink.restart()
+            saved = None
 
 
 class _Writing:
@@ -87,14 +98,26 @@ class _Writing:
         self._manifest = Manifest(about, codec)
         self._directory = bytearray()
         self._entries = self._offset = self._read = 0
+        self._done: list[Done] = []
         self._large: _Large | None = None
+        self._left_out: str | None = None
 
-    def run(self, members: Iterable[Member]) -> Summary:
-        self._add(README, readme(self._about))
+    def run(self, members: Iterator[Member], saved: Saved | None) -> Summary:
+        if saved is None:
+            self._add(README, readme(self._about))
         with self._workers() as submit:
-            for made in self._made(submit, members):
+            jobs = self._jobs(members) if saved is None else self._jobs_after(members, saved)
+            self._mark()
+            for made in self._made(submit, jobs):
                 self._take(made)
                 self._say()
+        self._mark()
+        self._end()
+        return Summary(
+            files=self._manifest.files, bytes=self._manifest.bytes, size=self._offset, missing=self._manifest.missing
+        )
+
+    def _end(self) -> None:
         self._manifest.end()
         text = self._manifest.text
         self._entry(
@@ -105,11 +128,56 @@ class _Writing:
         self._put(bytes(self._directory))
         self._put(container.end(self._entries, start, len(self._directory)))
         self._say()
-        return Summary(
-            files=self._manifest.files, bytes=self._manifest.bytes, size=self._offset, missing=self._manifest.missing
-        )
 
-    # ---- reading ahead
+    # ---- going on
+
+    def _jobs_after(self, members: Iterator[Member], saved: Saved) -> Iterator[tuple[Any, ...]]:
+        """What is left to do behind a mark; what is before it comes into directory and manifest again."""
+        mark = saved.mark
+        self._add(README, readme(self._about), is_there=True)
+        for done in saved.done[: mark.members]:
+            self._repeat(done, next(members))
+        self._offset = mark.offset
+        if not mark.block:
+            return self._jobs(members)
+        member = next(members)
+        begun = packing.begin(self._store, member, self._codec)
+        if isinstance(begun, LeftOut):
+            raise _StartAgain(begun)
+        self._large = _Large(self._streamed(begun, mark.begun_at), mark)
+        for n in range(mark.block):
+            part = packing.raw(self._store, begun, n)
+            if isinstance(part, LeftOut):
+                raise _StartAgain(part)
+            self._large.digest.update(part)
+            self._read += len(part)
+        blocks = ((2 * BLOCK_BYTES, packing.block, begun, n) for n in range(mark.block, packing.blocks(member)))
+        return chain(blocks, self._jobs(members))
+
+    def _repeat(self, done: Done, member: Member) -> None:
+        self._done.append(done)
+        if done.reason is not None:
+            self._manifest.leave_out(member, done.reason)
+            return
+        entry = Entry(
+            member.path, done.method, done.changed_s, done.offset, done.crc, member.size, done.packed_size,
+            done.is_streamed,
+        )  # fmt: skip
+        self._directory += container.directory_entry(entry)
+        self._entries += 1
+        self._read += member.size
+        self._manifest.add(member, done.crc, done.sha256.hex())
+
+    def _mark(self) -> None:
+        """Here it can be gone on."""
+        large = self._large
+        if large is None:
+            mark = Mark(offset=self._offset, members=len(self._done))
+        else:
+            mark = Mark(
+                self._offset, len(self._done), large.blocks, large.entry.offset, large.crc, large.size, large.packed
+            )
+        self._sink.mark(mark, self._done, self._unfit)
 
     @contextmanager
     def _workers(self) -> Iterator[Callable[..., Callable[[], Any]]]:
@@ -125,12 +193,12 @@ class _Writing:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _made(self, submit: Callable[..., Callable[[], Any]], members: Iterable[Member]) -> Iterator[Any]:
+    def _made(self, submit: Callable[..., Callable[[], Any]], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """What comes of the jobs, in their order; so many are under way as the window holds."""
         window = WINDOW_BYTES if self._threads > 1 else 0
         ahead: deque[tuple[int, Callable[[], Any]]] = deque()
         weight = 0
-        for size, job, *arguments in self._jobs(members):
+        for size, job, *arguments in jobs:
             while ahead and weight + size > window:
                 weight -= ahead[0][0]
                 yield ahead.popleft()[1]()
@@ -141,80 +209,86 @@ class _Writing:
 
     def _jobs(self, members: Iterable[Member]) -> Iterator[tuple[Any, ...]]:
         """How much of the window each takes, what it does, and with what."""
-        for group in packing.groups(self._fit(members)):
+        for group in packing.groups(members):
             if not packing.is_large(group[0]):
-                yield sum(member.size for member in group), packing.small, group, self._codec
+                yield sum(member.size for member in group), packing.small, group, self._codec, self._unfit
                 continue
-            begun = packing.begin(self._store, group[0], self._codec)
+            reason = self._unfit.get(group[0].path)
+            begun = packing.begin(self._store, group[0], self._codec) if reason is None else LeftOut(group[0], reason)
             if isinstance(begun, LeftOut):
                 yield 0, _same, begun
                 continue
             for n in range(packing.blocks(begun.member)):
                 yield 2 * BLOCK_BYTES, packing.block, begun, n
 
-    def _fit(self, members: Iterable[Member]) -> Iterator[Member]:
-        for member in members:
-            if (reason := self._unfit.get(member.path)) is not None:
-                self._manifest.leave_out(member, reason)
-            else:
-                yield member
-
     # ---- writing
 
     def _take(self, made: "list[Whole | LeftOut] | Block | LeftOut") -> None:
         for each in made if isinstance(made, list) else (made,):
             if isinstance(each, Whole):
-                self._read += each.member.size
-                entry = Entry(
-                    each.member.path, each.method, each.changed_s, self._offset, each.crc, each.member.size,
-                    len(each.data),
-                )  # fmt: skip
-                self._entry(entry, each.data)
-                self._manifest.add(each.member, each.crc, each.sha256)
+                self._take_whole(each)
             elif isinstance(each, Block):
                 self._take_block(each)
             else:
                 self._leave_out(each)
+            self._mark()
+
+    def _take_whole(self, whole: Whole) -> None:
+        member = whole.member
+        entry = Entry(member.path, whole.method, whole.changed_s, self._offset, whole.crc, member.size, len(whole.data))
+        self._entry(entry, whole.data)
+        self._read += member.size
+        self._is_in(entry, member, whole.sha256)
 
     def _take_block(self, block: Block) -> None:
         member = block.begun.member
         if block.n == 0:
-            entry = Entry(
-                member.path, container.DEFLATED, block.begun.changed_s, self._offset, size=member.size,
-                is_streamed=True,
-            )  # fmt: skip
+            entry = self._streamed(block.begun, self._offset)
             self._large = _Large(entry)
             self._put(container.local_header(entry))
         large = self._large
-        if large is None or large.entry.name != member.path:
+        if large is None:
             return  # it was left out with its first block
         large.add(block)
         self._read += len(block.raw)
         self._put(block.data)
-        if block.n == packing.blocks(member) - 1:
+        if large.blocks == packing.blocks(member):
             entry = large.ended()
             self._put(container.descriptor(entry, is_wide=member.size >= container.LARGE))
             self._directory += container.directory_entry(entry)
             self._entries += 1
-            self._manifest.add(member, entry.crc, large.digest.hexdigest())
+            self._is_in(entry, member, large.digest.digest())
             self._large = None
+
+    def _streamed(self, begun: Begun, offset: int) -> Entry:
+        member = begun.member
+        return Entry(member.path, container.DEFLATED, begun.changed_s, offset, size=member.size, is_streamed=True)
+
+    def _is_in(self, entry: Entry, member: Member, sha256: bytes) -> None:
+        self._manifest.add(member, entry.crc, sha256.hex())
+        self._done.append(
+            Done(
+                entry.offset, entry.method, entry.changed_s, entry.crc, entry.packed_size, entry.is_streamed, sha256
+            )
+        )  # fmt: skip
 
     def _leave_out(self, left_out: LeftOut) -> None:
         member = left_out.member
-        if self._large is not None and self._large.entry.name == member.path:
+        if self._large is not None:
             raise _StartAgain(left_out)
-        if not any(each["path"] == member.path for each in self._manifest.missing[-1:]):  # each of its blocks says so
+        if self._left_out != member.path:  # each of its blocks says so
+            self._left_out = member.path
             self._manifest.leave_out(member, left_out.reason)
+            self._done.append(Done(reason=left_out.reason))
 
-    def _add(self, name: str, data: bytes) -> None:
+    def _add(self, name: str, data: bytes, *, is_there: bool = False) -> None:
         packed = self._codec.deflate(data, b"", True)
-        self._entry(
-            Entry(name, container.DEFLATED, self._changed_s, self._offset, crc32(data), len(data), len(packed)), packed
-        )
+        entry = Entry(name, container.DEFLATED, self._changed_s, self._offset, crc32(data), len(data), len(packed))
+        self._entry(entry, *([] if is_there else [packed]))
 
     def _entry(self, entry: Entry, *data: bytes) -> None:
-        self._put(container.local_header(entry))
-        for piece in data:
+        """Without data it is there already."""
+        for piece in (container.local_header(entry), *data) if data else ():
             self._put(piece)
         self._directory += container.directory_entry(entry)
         self._entries += 1
@@ -232,21 +306,22 @@ class _Writing:
 
 
 class _Large:
-    """The large file that is being written."""
+    """The large file that is being written: the sums of its blocks so far."""
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, mark: Mark = _BEGINNING) -> None:
         self.entry = entry
         self.digest = hashlib.sha256()
-        self._crc = self._size = self._packed = 0
+        self.blocks, self.crc, self.size, self.packed = mark.block, mark.crc, mark.size, mark.packed_size
 
     def add(self, block: Block) -> None:
         self.digest.update(block.raw)
-        self._crc = crc32_combine(self._crc, block.crc, len(block.raw))
-        self._size += len(block.raw)
-        self._packed += len(block.data)
+        self.crc = crc32_combine(self.crc, block.crc, len(block.raw))
+        self.size += len(block.raw)
+        self.packed += len(block.data)
+        self.blocks += 1
 
     def ended(self) -> Entry:
-        return self.entry._replace(crc=self._crc, size=self._size, packed_size=self._packed)
+        return self.entry._replace(crc=self.crc, size=self.size, packed_size=self.packed)
 
 
 def _same(store: Reads, left_out: LeftOut) -> LeftOut:

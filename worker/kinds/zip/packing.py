@@ -3,7 +3,7 @@ a job depends on its input alone, so any thread may do it, and again.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from worker.kinds.zip import container
@@ -35,7 +35,7 @@ class Whole(NamedTuple):
     method: int
     changed_s: float
     crc: int
-    sha256: str
+    sha256: bytes
     data: bytes
 
 
@@ -87,9 +87,12 @@ def groups(members: Iterable[Member]) -> Iterator[list[Member]]:
         yield group
 
 
-def small(store: Reads, members: Iterable[Member], codec: Codec) -> list[Whole | LeftOut]:
-    """Read and pack files up to one block."""
-    return [_small(store, member, codec) for member in members]
+def small(store: Reads, members: Iterable[Member], codec: Codec, unfit: Mapping[str, str]) -> list[Whole | LeftOut]:
+    """Read and pack files up to one block. `unfit`: those that are not even tried, by path, and why."""
+    return [
+        LeftOut(member, unfit[member.path]) if member.path in unfit else _small(store, member, codec)
+        for member in members
+    ]
 
 
 def _small(store: Reads, member: Member, codec: Codec) -> Whole | LeftOut:
@@ -102,7 +105,7 @@ def _small(store: Reads, member: Member, codec: Codec) -> Whole | LeftOut:
         packed = codec.deflate(data, b"", True)
         if len(packed) < len(data):
             method, data = container.DEFLATED, packed
-    digest = hashlib.sha256(part.body).hexdigest()
+    digest = hashlib.sha256(part.body).digest()
     return Whole(member, method, part.changed_s, crc32(part.body), digest, data)
 
 
@@ -131,6 +134,14 @@ def block(store: Reads, begun: Begun, n: int) -> Block | LeftOut:
     raw = body[before:]
     data = begun.deflate(raw, body[:before], n == blocks(begun.member) - 1)
     return Block(begun, n, raw, crc32(raw), data)
+
+
+def raw(store: Reads, begun: Begun, n: int) -> bytes | LeftOut:
+    """One of them as it is."""
+    try:
+        return read(store, begun.member, n * BLOCK_BYTES, BLOCK_BYTES, etag=begun.etag).body
+    except Unfit as fault:
+        return LeftOut(begun.member, str(fault))
 
 
 def _middle(size: int) -> int:

@@ -1,0 +1,224 @@
+"""One task of the kind "zip": lists, parts, checkpoints, and who goes on where another was stopped."""
+
+import io
+import json
+import random
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from worker.errors import BadInput, Cancelled, Unavailable
+from worker.kinds import find
+from worker.kinds.base import Context
+from worker.kinds.zip import multipart
+from worker.kinds.zip.multipart import part_bytes
+from worker.kinds.zip.source import Member
+from worker.limits import MemoryGate
+from worker.objects.local import LocalObjects
+
+MB = 1024 * 1024
+PART = 5 * MB
+KEY, CHECKPOINT = "exports/u/e/1-export.zip", "exports/u/e/checkpoint-1"
+OPTIONS = {"title": "Export", "created_at": "2026-01-02T03:04:05Z", "export_id": "e", "user_id": "u"}
+
+
+class Stopped(Exception):
+    """As a kill, at a place that the test chooses."""
+
+
+class Objects(LocalObjects):
+    """A store that stops the process after so many parts, and counts what is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "b")
+        self.stop_after: int | None = None
+        self.put: Any = super().put
+        self.stored: list[tuple[int, int]] = []
+        self.reads: list[tuple[str, int]] = []
+
+    def put_part(self, key: str, upload: str, number: int, body: bytes) -> Any:
+        if self.stop_after is not None and number > self.stop_after:
+            raise Stopped
+        self.stored.append((number, len(body)))
+        return super().put_part(key, upload, number, body)
+
+    def read_part(self, key: str, start: int, length: int) -> Any:
+        self.reads.append((key, start))
+        return super().read_part(key, start, length)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multipart, "PART_BYTES", PART)
+
+
+def bodies() -> dict[str, bytes]:
+    noise = random.Random(1).randbytes
+    small = {f"in/{n:03}.bin": noise(40_000) for n in range(100)}
+    return small | {"in/large.bin": noise(17 * MB + 5), "in/text.txt": b"text " * 2_000_000, "in/z.bin": noise(2 * MB)}
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> Objects:
+    """The files of an export, and their list."""
+    made = Objects(tmp_path / "objects")
+    lines = []
+    for key, body in sorted(bodies().items()):
+        made.put(key, body, "application/octet-stream")
+        etag = made.head(key).etag
+        lines.append(msgspec.json.encode(Member(key=key, path=key, size=len(body), etag=etag, category="c")))
+    made.put("exports/u/e/list-1.jsonl", b"\n".join(lines) + b"\n", "application/jsonl")
+    return made
+
+
+def context(objects: Any, folder: Path, **env: str) -> Context:
+    given = {
+        "KIND": "zip", "TASK_ID": "t", "BATCH_ID": "e", "INPUT_R2_KEY": "exports/u/e/list-1.jsonl",
+        "OUTPUT_R2_KEY": KEY, "CHECKPOINT_R2_KEY": CHECKPOINT, "ARCHIVE_OPTIONS": json.dumps(OPTIONS),
+        "OBJECTS_DIR": "x",
+    }  # fmt: skip
+    (folder / "work").mkdir(exist_ok=True)
+    return Context(
+        env=given | env, objects=objects, folder=folder / "work", memory=MemoryGate(1 << 30),
+        converters=None, cancelled=threading.Event(),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def stored(objects: Objects) -> bytes:
+    return objects.read(KEY, 1 << 30)
+
+
+def test_a_list_becomes_an_archive(objects: Objects, tmp_path: Path) -> None:
+    """Uploaded in parts of one size; nothing else is left."""
+    outcome = find("zip")(context(objects, tmp_path))
+    data = stored(objects)
+    assert (outcome.output_r2_key, outcome.output_file_size) == (KEY, len(data))
+    assert (outcome.performance["files"], outcome.performance["missing"]) == (103, 0)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()[1:-1]} == bodies()
+        assert json.loads(archive.read("manifest.json"))["export_id"] == "e"
+    sizes = [size for _, size in sorted(objects.stored)]
+    assert set(sizes[:-1]) == {PART}
+    assert 0 < sizes[-1] <= PART
+    assert objects.uploads("") == []
+    assert [info.key for info in objects.list("exports/")] == [KEY, "exports/u/e/list-1.jsonl"]
+
+
+@pytest.mark.parametrize("after", range(1, 5))
+def test_who_comes_after_goes_on(objects: Objects, tmp_path: Path, after: int) -> None:
+    """After any part: the bytes are those of an attempt that nothing stopped, and no part is made twice."""
+    find("zip")(context(objects, tmp_path))
+    expected = stored(objects)
+    objects.delete(KEY)
+    objects.stored.clear()
+    objects.stop_after = after
+    with pytest.raises(Stopped):
+        find("zip")(context(objects, tmp_path))
+    assert len(objects.uploads("")) == 1
+    objects.stop_after = None
+    objects.reads.clear()
+    find("zip")(context(objects, tmp_path))
+    assert stored(objects) == expected
+    numbers = [number for number, _ in objects.stored]
+    assert len(numbers) - len(set(numbers)) <= multipart.AT_ONCE
+    assert objects.uploads("") == []
+    if after == 1:
+        assert ("in/000.bin", 0) not in objects.reads
+
+
+def test_a_file_that_changed_meanwhile_begins_it_anew(objects: Objects, tmp_path: Path) -> None:
+    """A part of it is uploaded: the upload is given up, and the archive has the others."""
+    objects.stop_after = 2
+    with pytest.raises(Stopped):
+        find("zip")(context(objects, tmp_path))
+    objects.put("in/large.bin", b"another", "text/plain")
+    objects.stop_after = None
+    outcome = find("zip")(context(objects, tmp_path))
+    assert [each["r2_key"] for each in outcome.performance["left_out"]] == ["in/large.bin"]
+    with zipfile.ZipFile(io.BytesIO(stored(objects))) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == 104
+    assert objects.uploads("") == []
+
+
+@pytest.mark.parametrize("what", ["garbage", "other options", "upload is gone", "part is gone"])
+def test_a_checkpoint_of_no_use_is_none(objects: Objects, tmp_path: Path, what: str) -> None:
+    """The archive is made from its beginning, and is the right one."""
+    objects.stop_after = 3
+    with pytest.raises(Stopped):
+        find("zip")(context(objects, tmp_path))
+    objects.stop_after = None
+    more = {}
+    ((_, upload),) = objects.uploads("")
+    if what == "garbage":
+        objects.put(CHECKPOINT, b"garbage", "text/plain")
+        objects.abort_upload(KEY, upload)
+    elif what == "other options":
+        more = {"ARCHIVE_OPTIONS": json.dumps(OPTIONS | {"level": 1})}
+    elif what == "upload is gone":
+        objects.abort_upload(KEY, upload)
+    else:
+        (tmp_path / "objects" / ".uploads" / "b" / upload / "00002").unlink()
+    find("zip")(context(objects, tmp_path, **more))
+    with zipfile.ZipFile(io.BytesIO(stored(objects))) as archive:
+        assert archive.testzip() is None
+        assert len(archive.namelist()) == 105
+    assert objects.uploads("") == []
+
+
+def test_an_answer_that_is_lost_at_the_end_is_no_failure(
+    objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object is there: another try finds no upload, and that it is as large as it should be."""
+    complete, calls = objects.complete_upload, []
+
+    def twice(key: str, upload: str, etags: Any) -> Any:
+        calls.append(upload)
+        complete(key, upload, etags)
+        return complete(key, upload, etags)
+
+    monkeypatch.setattr(objects, "complete_upload", twice)
+    outcome = find("zip")(context(objects, tmp_path))
+    assert outcome.output_file_size == len(stored(objects))
+
+
+def test_a_task_that_is_not_wanted_ends(objects: Objects, tmp_path: Path) -> None:
+    """At once, as given back: the next attempt goes on."""
+    given = context(objects, tmp_path)
+    given.cancelled.set()
+    with pytest.raises(Cancelled):
+        find("zip")(given)
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"ARCHIVE_OPTIONS": "{"}, "ARCHIVE_OPTIONS is not valid"),
+        ({"ARCHIVE_OPTIONS": '{"created_at": "2026-01-02T03:04:05Z", "codec": "x"}'}, "codec must be one of"),
+        ({"OUTPUT_R2_KEY": "../x"}, "is not allowed"),
+        ({"INPUT_R2_KEY": "none"}, "404 Not Found"),
+        ({"INPUT_R2_KEY": "in/000.bin"}, "Line 1 of the list is no member"),
+    ],
+)
+def test_what_cannot_be_done_is_told(objects: Objects, tmp_path: Path, env: dict[str, str], words: str) -> None:
+    """In one sentence, and not tried again."""
+    with pytest.raises(BadInput, match=words):
+        find("zip")(context(objects, tmp_path, **env))
+
+
+def test_presigned_urls_do_not_do(tmp_path: Path) -> None:
+    """Another machine may have keys."""
+    with pytest.raises(Unavailable, match="keys of the object store"):
+        find("zip")(context(object(), tmp_path))
+
+
+@pytest.mark.parametrize(("expected", "part"), [(0, 16), (1 << 30, 16), (100 << 30, 32), (1 << 40, 256)])
+def test_parts_are_as_few_as_a_store_takes(expected: int, part: int) -> None:
+    """10,000 at most, all of one size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multipart, "PART_BYTES", 16 * MB)
+        assert part_bytes(expected) == part * MB

@@ -48,8 +48,12 @@ def written(output: str) -> Iterator[BinaryIO]:
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with _terminated_as_interrupted():
-            with _named(output), draft.open("wb") as opened:
+            with _named(output), draft.open("xb") as opened:
+                with suppress(FileNotFoundError):
+                    os.fchmod(opened.fileno(), stat.S_IMODE(target.stat().st_mode))
                 yield opened
+                opened.flush()
+                os.fsync(opened.fileno())
             draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)

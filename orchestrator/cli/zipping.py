@@ -1,12 +1,14 @@
 """`arke zip`: a folder, the objects below a prefix or a list of keys become an archive, here, without a service."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, TextIO
+from typing import BinaryIO, Final, NamedTuple, TextIO
 
 import click
 
@@ -21,7 +23,7 @@ from worker.kinds.zip.codec import CODECS, Codec, codec
 from worker.kinds.zip.folder import Folder
 from worker.kinds.zip.manifest import MANIFEST, README, About
 from worker.kinds.zip.names import Names
-from worker.kinds.zip.source import Reads
+from worker.kinds.zip.source import Member, Reads
 from worker.limits import cores
 
 REMOTE_AT_ONCE: Final = 64
@@ -59,7 +61,7 @@ def zip_(
 
     Objects are those of OBJECTS_DIR, or of R2_ENDPOINT_URL or R2_ACCOUNT_ID with R2_ACCESS_KEY_ID,
     R2_SECRET_ACCESS_KEY and R2_BUCKET. README.txt is the first file in the archive and manifest.json, with every
-    file's checksums, the last. The same files give the same bytes; SOURCE_DATE_EPOCH sets the time of both.
+    file's checksums, the last. The same files give the same bytes; SOURCE_DATE_EPOCH sets the time of those two.
 
     The exit code is 0 when every file is in the archive, 1 when any is not: the manifest says why.
     """
@@ -80,55 +82,83 @@ def zip_(
         raise SystemExit(1)
 
 
-def _zipped(
-    source: str | None, list_of_keys: TextIO | None, output: str, target: BinaryIO, packer: Codec,
-    jobs: int | None, title: str | None,
-) -> Summary:  # fmt: skip
-    names = Names(README, MANIFEST)
+class _Input(NamedTuple):
+    """What goes into the archive; `changed_s` is when the newest of it was changed, as far as that is known."""
+
     store: Reads
-    if source is not None and Path(source).is_dir():
-        folder = Folder(Path(source))
-        members = folder.members(names, without=_own(output, target))
-        store, threads, changed_s = folder, cores(), folder.changed_s(members)
-    else:
-        found = objects.from_environment(os.environ) if _names_objects() else _no_folder(source)
-        members = (
-            stored.below(found, source, names) if source is not None
-            else stored.named(found, _lines(list_of_keys), names)
-        )  # fmt: skip
-        if not members:
-            which = f"whose key begins with {visible(source)}" if source is not None else "in the list"
-            raise click.ClickException(f"There is no object {which}.")
-        store, threads, changed_s = found, REMOTE_AT_ONCE, datetime.now(UTC).timestamp()
-    about = About(title=title or f"Archive of {visible(source or 'listed objects')}", created_at=_time(changed_s))
+    members: list[Member]
+    name: str
+    threads: int
+    changed_s: float
+
+
+def _zipped(
+    source: str | None, list_of_keys: TextIO | None, output: str, target: BinaryIO, packer: Codec, jobs: int | None,
+    title: str | None,
+) -> Summary:  # fmt: skip
+    found = _folder(source, _own(output, target)) if _is_folder(source) else _stored(source, list_of_keys)
+    about = About(title=visible(title or f"Archive of {found.name}"), created_at=_time(found.changed_s))
     with Display() as display:
         return write(
-            lambda: members, store, _Target(target), codec=packer, threads=jobs or threads, about=about,
-            tell=partial(_show, display, sum(member.size for member in members)),
+            lambda: found.members, found.store, _Target(target, may_restart=output != STDOUT), codec=packer,
+            threads=jobs or found.threads, about=about,
+            tell=partial(_show, display, sum(member.size for member in found.members)),
         )  # fmt: skip
+
+
+def _folder(source: str | None, own: list[tuple[int, int]]) -> _Input:
+    folder = Folder(Path(source or ""))
+    members = folder.members(Names(README, MANIFEST), without=own)
+    return _Input(folder, members, folder.root.resolve().name, cores(), folder.changed_s)
+
+
+def _stored(source: str | None, list_of_keys: TextIO | None) -> _Input:
+    names = Names(README, MANIFEST)
+    found = objects.from_environment(os.environ) if _names_objects() else _no_folder(source)
+    if source is not None:
+        members, which = stored.below(found, source, names), f"whose key begins with {visible(source)}"
+    else:
+        members, which = stored.named(found, _lines(list_of_keys), names), "in the list"
+    if not members:
+        raise click.ClickException(f"There is no object {which}.")
+    return _Input(found, members, source or "objects", REMOTE_AT_ONCE, datetime.now(UTC).timestamp())
 
 
 class _Target:
     """The file as a sink."""
 
-    def __init__(self, target: BinaryIO) -> None:
-        self._target = target
+    def __init__(self, target: BinaryIO, *, may_restart: bool) -> None:
+        self._target, self._may_restart = target, may_restart
         self.write: Callable[[bytes], object] = target.write
 
     def mark(self, *state: object) -> None:
         """What was interrupted here is begun anew."""
 
     def restart(self) -> None:
-        """Only a file can be begun anew."""
-        if not self._target.seekable():
+        """Only a file of our own can be begun anew."""
+        if not self._may_restart or not self._target.seekable():
             raise click.ClickException("A file has changed while it was read. Start again, or write to a file.")
         self._target.seek(0)
         self._target.truncate()
 
 
-def _own(output: str, target: BinaryIO) -> frozenset[Path]:
-    """The archive itself and its draft, which may lie within the folder."""
-    return frozenset() if output == STDOUT else frozenset({Path(output), Path(str(target.name))})
+def _own(output: str, target: BinaryIO) -> list[tuple[int, int]]:
+    """The archive itself and its draft, which may lie within the folder: device and inode of each."""
+    found = []
+    for which in (Path(output), target.fileno()):
+        with suppress(OSError, io.UnsupportedOperation):
+            known = os.stat(which)
+            found.append((known.st_dev, known.st_ino))
+    return found
+
+
+def _is_folder(source: str | None) -> bool:
+    """A folder, where a prefix of keys is not meant. Raises UsageError where both may be."""
+    if not source or not Path(source).is_dir():
+        return False
+    if _names_objects() and not source.startswith((".", "/", "~")):
+        raise click.UsageError(f"{source} is a folder here and may be a prefix of objects: ./{source} is the folder.")
+    return True
 
 
 def _names_objects() -> bool:
@@ -146,9 +176,12 @@ def _lines(list_of_keys: TextIO | None) -> list[str]:
 
 def _time(changed_s: float) -> str:
     """When the archive was made, for what is in it: the newest file, so that the same files give the same bytes."""
-    given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    seconds = float(given) if given.isdecimal() else changed_s
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    given = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        moment = datetime.fromtimestamp(int(given) if given else changed_s, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise click.UsageError("SOURCE_DATE_EPOCH is no time: it must be seconds since 1970.") from error
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _show(display: Display, total: int, progress: Progress) -> None:

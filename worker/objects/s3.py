@@ -40,7 +40,7 @@ class S3Objects(S3Uploads):
                 retries={"mode": "standard", "max_attempts": MAX_ATTEMPTS},
                 connect_timeout=10,
                 read_timeout=60,
-                max_pool_connections=32,
+                max_pool_connections=80,
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
@@ -76,18 +76,24 @@ class S3Objects(S3Uploads):
         )
 
     def read_part(self, key: str, start: int, length: int) -> Part:
+        return web.persist(lambda: self._read_part(check_key(key), start, length), ALWAYS)
+
+    def _read_part(self, key: str, start: int, length: int) -> Part:
         try:
             with translated():
                 answer = self._client.get_object(
-                    Bucket=self._bucket, Key=check_key(key), Range=f"bytes={start}-{start + length - 1}"
+                    Bucket=self._bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
                 )
-                with answer["Body"] as stream:
-                    body = stream.read()
+            with answer["Body"] as stream, _interrupted():
+                body = stream.read()
         except BeyondEnd:
             with translated():
                 answer, body = self._client.head_object(Bucket=self._bucket, Key=key), b""
-        total = str(answer.get("ContentRange", "")).rpartition("/")[2]  # absent where the server knows no ranges
-        size = int(total) if total.isdecimal() else answer["ContentLength"]
+        total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        if total.isdecimal():
+            size = int(total)
+        else:  # the end, or a server that knows no ranges and sends the whole
+            size, body = answer["ContentLength"], body[start : start + length]
         return Part(body, size, etag_of(answer), answer["LastModified"].timestamp())
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:

@@ -9,21 +9,20 @@ import shutil
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.errors import ObjectMissing, Unavailable
+from worker.errors import BadInput, ObjectMissing, Unavailable
 from worker.kinds.zip import container, packing
-from worker.kinds.zip.archive import WINDOW_BYTES, Progress, Summary, write
+from worker.kinds.zip.archive import FILE_BYTES, WINDOW_BYTES, Progress, Summary, write
 from worker.kinds.zip.codec import codec
 from worker.kinds.zip.folder import Folder
 from worker.kinds.zip.manifest import About
 from worker.kinds.zip.names import Names
 from worker.kinds.zip.source import Member
-from worker.objects.base import Part
+from worker.objects.base import ObjectInfo, Part
 from worker.objects.local import LocalObjects
 
 ABOUT = About(title="Test", created_at="2026-01-02T03:04:05Z", user_id="u-1", export_type="full")
@@ -217,12 +216,20 @@ def test_seventy_thousand_files() -> None:
 
 def test_large_sizes_are_wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With lowered limits: Zip64 in headers, descriptors, directory and end."""
-    for name in ("_FULL32", "LARGE"):
-        monkeypatch.setattr(container, name, BLOCK)
-    monkeypatch.setattr(container, "_FULL16", 3)
+    monkeypatch.setattr(container, "LARGE", BLOCK)  # readers know the real limits: wide where none needs to be is valid
     objects = Objects(a_txt=text(3 * BLOCK), b_bin=random.Random(1).randbytes(2 * BLOCK), c=b"small")
     data, _ = made(objects, objects.members())
-    assert data.count(b"PK\x06\x06") == data.count(b"PK\x06\x07") == 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        assert opened.testzip() is None
+        assert opened.read("a.txt") == objects.bodies["a.txt"]
+    assert data.count(b"\x01\x00\x10\x00" + bytes(16)) == 2
+    for words in (["unzip", "-tq", "a.zip"], ["7z", "t", "a.zip"]):
+        if shutil.which(words[0]):
+            subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    if shutil.which("bsdtar"):
+        told = subprocess.run(["bsdtar", "-xOf", "-", "b.bin"], input=data, check=True, capture_output=True)
+        assert told.stdout == objects.bodies["b.bin"]
 
 
 def test_sizes_beyond_four_gigabytes() -> None:
@@ -261,6 +268,33 @@ class Sparse(io.RawIOBase):
             bytes(max(0, min(end, self._zeros) - gone))
             + self._data[max(0, gone - self._zeros) : max(0, end - self._zeros)]
         )
+
+
+def test_many_tiny_files_are_bounded_too() -> None:
+    """They take some of the window each, though they have next to no bytes."""
+    objects = Objects(**{f"a{n:06}": b"" for n in range(30_000)})
+    reads: list[int] = []
+
+    def stop(progress: Progress) -> None:
+        reads.append(objects.reads)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(objects, objects.members(), tell=stop)
+    assert reads[0] <= WINDOW_BYTES // FILE_BYTES + packing.JOB_FILES
+
+
+def has_no_gap(data: bytes) -> bool:
+    """Whether each entry begins where the one before has ended, and the directory behind the last."""
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        at = 0
+        for info in opened.infolist():
+            if info.header_offset != at:
+                return False
+            header = data[at : at + 30]
+            at += 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            at += info.compress_size + (16 if info.flag_bits & 8 else 0)
+        return at == opened.start_dir
 
 
 # ---- files that are not what they were
@@ -305,7 +339,8 @@ def test_a_large_file_that_changes_half_way_is_left_out(change: str, at_block: i
     with zipfile.ZipFile(io.BytesIO(data)) as opened:
         assert opened.testzip() is None
         assert opened.namelist() == ["README.txt", "b.txt", "manifest.json"]
-    assert sink.restarts <= 1
+    assert sink.restarts == (at_block == 5)
+    assert has_no_gap(data)
 
 
 def test_a_store_that_does_not_answer_is_no_reason_to_leave_a_file_out() -> None:
@@ -324,12 +359,12 @@ def test_who_is_told_may_end_it() -> None:
     """A task that is no longer wanted, say; nothing more is read."""
     objects = Objects(**{f"a{n:04}": text(200_000) for n in range(400)})
 
-    def stop(progress: Progress) -> Iterator[None]:
+    def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         made(objects, objects.members(), tell=stop)
-    assert objects.reads < 200_000 * 400 // WINDOW_BYTES * 400
+    assert objects.reads < 2 * WINDOW_BYTES // 200_000
 
 
 def test_it_is_told_how_far_it_is() -> None:
@@ -366,3 +401,50 @@ def test_groups_keep_their_order_and_their_bounds() -> None:
     assert [member for group in groups for member in group] == members
     assert all(len(group) == 1 for group in groups if any(map(packing.is_large, group)))
     assert all(len(group) <= packing.JOB_FILES for group in groups)
+
+
+def test_odd_entries_of_a_folder_end_nothing(tmp_path: Path) -> None:
+    """Links that lead nowhere, in a ring, or to a folder, and what is no file: each is told of."""
+    root = tmp_path / "in"
+    (root / "sub").mkdir(parents=True)
+    (root / "a.txt").write_text("a")
+    for name, target in (("dead", "nowhere"), ("ring", "ring"), ("folder", "sub"), ("link", "a.txt")):
+        (root / name).symlink_to(target)
+    files = Folder(root)
+    data, summary = made(files, files.members(Names(*OWN)))
+    assert sorted(each["r2_key"] for each in summary.missing) == ["dead", "folder", "ring"]
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        assert opened.namelist()[1:-1] == ["a.txt", "link"]
+        assert opened.read("link") == b"a"
+
+
+def test_keys_that_are_none_here(tmp_path: Path) -> None:
+    """What consoles make for a folder is left out silently, any other with its reason."""
+    from worker.kinds.zip.stored import below
+
+    class Odd(Objects):
+        def list(self, prefix: str, after: str | None, limit: int) -> Any:
+            return [ObjectInfo("in/", 0, ""), ObjectInfo("in//a", 1, ""), ObjectInfo("in/b", 1, "1")]
+
+        def read_part(self, key: str, start: int, length: int) -> Part:
+            if "//" in key:
+                raise BadInput("the key is not allowed")
+            return super().read_part(key, start, length)
+
+    objects = Odd()
+    objects.bodies = {"in/b": b"b"}
+    data, summary = made(objects, below(objects, "in/", Names(*OWN)))  # type: ignore[arg-type]
+    assert [(each["r2_key"], each["reason"]) for each in summary.missing] == [("in//a", "the key is not allowed")]
+    with zipfile.ZipFile(io.BytesIO(data)) as opened:
+        assert opened.namelist()[1:-1] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["zlib-ng", "isal"])
+def test_level_0_stores(name: str) -> None:
+    """Whichever codec; large files are wrapped."""
+    objects = Objects(a_txt=text(10_000), b_txt=text(2 * BLOCK))
+    sink = Memory()
+    write(objects.members, objects, sink, about=ABOUT, codec=codec(name, 0), threads=2)
+    with zipfile.ZipFile(io.BytesIO(sink.getvalue())) as opened:
+        assert opened.testzip() is None
+        assert all(info.compress_size >= info.file_size for info in opened.infolist()[1:-1])

@@ -14,7 +14,7 @@ import pytest
 from worker.errors import BadInput, Cancelled, Unavailable
 from worker.kinds import find
 from worker.kinds.base import Context
-from worker.kinds.zip import multipart
+from worker.kinds.zip import multipart, task
 from worker.kinds.zip.multipart import part_bytes
 from worker.kinds.zip.source import Member
 from worker.limits import MemoryGate
@@ -110,7 +110,8 @@ def test_a_list_becomes_an_archive(objects: Objects, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", range(1, 5))
 def test_who_comes_after_goes_on(objects: Objects, tmp_path: Path, after: int) -> None:
-    """After any part: the bytes are those of an attempt that nothing stopped, and no part is made twice."""
+    """After any part: the bytes are those of an attempt that nothing stopped, and no part but those under way is made
+    twice."""
     find("zip")(context(objects, tmp_path))
     expected = stored(objects)
     objects.delete(KEY)
@@ -156,7 +157,6 @@ def test_a_checkpoint_of_no_use_is_none(objects: Objects, tmp_path: Path, what: 
     ((_, upload),) = objects.uploads("")
     if what == "garbage":
         objects.put(CHECKPOINT, b"garbage", "text/plain")
-        objects.abort_upload(KEY, upload)
     elif what == "other options":
         more = {"ARCHIVE_OPTIONS": json.dumps(OPTIONS | {"level": 1})}
     elif what == "upload is gone":
@@ -187,11 +187,60 @@ def test_an_answer_that_is_lost_at_the_end_is_no_failure(
 
 
 def test_a_task_that_is_not_wanted_ends(objects: Objects, tmp_path: Path) -> None:
-    """At once, as given back: the next attempt goes on."""
+    """At once, in its middle, as given back: the next attempt goes on."""
     given = context(objects, tmp_path)
-    given.cancelled.set()
+    read = objects.read_part
+
+    def read_part(key: str, start: int, length: int) -> Any:
+        if key == "in/large.bin" and start > 12 * MB:
+            given.cancelled.set()
+        return read(key, start, length)
+
+    objects.read_part = read_part  # type: ignore[method-assign]
     with pytest.raises(Cancelled):
         find("zip")(given)
+    assert len(objects.uploads("")) == 1
+    objects.read_part = read  # type: ignore[method-assign]
+    find("zip")(context(objects, tmp_path))
+    assert zipfile.ZipFile(io.BytesIO(stored(objects))).testzip() is None
+
+
+def test_without_checkpoints_a_failure_leaves_nothing(objects: Objects, tmp_path: Path) -> None:
+    """Nobody could go on with it."""
+    objects.stop_after = 2
+    with pytest.raises(Stopped):
+        find("zip")(context(objects, tmp_path, CHECKPOINT_R2_KEY=""))
+    assert objects.uploads("") == []
+
+
+def test_an_upload_that_is_gone_is_no_failure_for_good(objects: Objects, tmp_path: Path) -> None:
+    """Somebody has given it up: another try begins anew."""
+    put = objects.put_part
+
+    def put_part(key: str, upload: str, number: int, body: bytes) -> Any:
+        if number == 3:
+            objects.abort_upload(key, upload)
+        return put(key, upload, number, body)
+
+    objects.put_part = put_part  # type: ignore[method-assign]
+    with pytest.raises(Unavailable, match="another try begins it anew"):
+        find("zip")(context(objects, tmp_path))
+    objects.put_part = put  # type: ignore[method-assign]
+    find("zip")(context(objects, tmp_path))
+    assert zipfile.ZipFile(io.BytesIO(stored(objects))).testzip() is None
+
+
+def test_another_release_begins_anew(objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it makes is no continuation of what was uploaded."""
+    objects.stop_after = 3
+    with pytest.raises(Stopped):
+        find("zip")(context(objects, tmp_path))
+    objects.stop_after = None
+    objects.stored.clear()
+    monkeypatch.setattr(task, "FORMAT", 2)
+    find("zip")(context(objects, tmp_path))
+    assert sorted(objects.stored)[0][0] == 1
+    assert objects.uploads("") == []
 
 
 @pytest.mark.parametrize(
@@ -199,6 +248,7 @@ def test_a_task_that_is_not_wanted_ends(objects: Objects, tmp_path: Path) -> Non
     [
         ({"ARCHIVE_OPTIONS": "{"}, "ARCHIVE_OPTIONS is not valid"),
         ({"ARCHIVE_OPTIONS": '{"created_at": "2026-01-02T03:04:05Z", "codec": "x"}'}, "codec must be one of"),
+        ({"ARCHIVE_OPTIONS": '{"created_at": "yesterday"}'}, "created_at must be a time"),
         ({"OUTPUT_R2_KEY": "../x"}, "is not allowed"),
         ({"INPUT_R2_KEY": "none"}, "404 Not Found"),
         ({"INPUT_R2_KEY": "in/000.bin"}, "Line 1 of the list is no member"),
@@ -222,3 +272,12 @@ def test_parts_are_as_few_as_a_store_takes(expected: int, part: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multipart, "PART_BYTES", 16 * MB)
         assert part_bytes(expected) == part * MB
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "README.txt", "a\\b", "same"])
+def test_paths_of_a_list_are_not_believed(objects: Objects, tmp_path: Path, path: str) -> None:
+    """A list is data of somebody."""
+    lines = [msgspec.json.encode(Member(key="in/000.bin", path=each, size=40_000)) for each in ("same", path)]
+    objects.put("bad.jsonl", b"\n".join(lines), "application/jsonl")
+    with pytest.raises(BadInput, match="Line 2 of the list has a path that is not safe, or is there before"):
+        find("zip")(context(objects, tmp_path, INPUT_R2_KEY="bad.jsonl"))

@@ -5,6 +5,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
 from orchestrator.cli import main
@@ -47,7 +48,29 @@ def test_a_folder_becomes_an_archive(capsys: pytest.CaptureFixture[str], folder:
     assert (folder / "a.zip").read_bytes() == first
     with zipfile.ZipFile(folder / "a.zip") as archive:
         assert archive.namelist() == ["README.txt", "a.txt", "b/c.txt", "manifest.json"]
-        assert json.loads(archive.read("manifest.json"))["title"] == f"Archive of {folder}"
+        assert json.loads(archive.read("manifest.json"))["title"] == "Archive of scans"
+
+
+def test_it_is_no_part_of_itself(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the two are named."""
+    monkeypatch.chdir(folder)
+    for source, output in ((".", "a.zip"), (".", "a.zip"), ("../scans", "./a.zip"), (".", str(folder / "a.zip"))):
+        assert called(capsys, source, "-o", output)[0] == 0
+        with zipfile.ZipFile(folder / "a.zip") as archive:
+            assert archive.namelist() == ["README.txt", "a.txt", "b/c.txt", "manifest.json"]
+
+
+def test_what_else_is_in_a_file_stays(tmp_path: Path) -> None:
+    """Standard output is not ours to begin anew."""
+    from orchestrator.cli.zipping import _Target
+
+    with (tmp_path / "out").open("w+b") as opened:
+        opened.write(b"precious")
+        with pytest.raises(click.ClickException, match="Start again, or write to a file"):
+            _Target(opened, may_restart=False).restart()
+        assert opened.tell() == 8
 
 
 def test_what_cannot_be_read_is_told(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
@@ -104,6 +127,7 @@ def test_standard_output(
         ([".", "--keys", "none", "-o", "a.zip"], "none"),
         ([".", "-o", "."], "is a folder"),
         ([".", "-o", "none/a.zip"], "not there"),
+        (["", "-o", "a.zip"], "For objects set"),
     ],
 )
 def test_wrong_calls_say_what_is_wrong(

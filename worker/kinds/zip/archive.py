@@ -5,18 +5,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from worker.errors import BadInput
 from worker.kinds.zip import container, packing
 from worker.kinds.zip.codec import BLOCK_BYTES, Codec, crc32, crc32_combine
 from worker.kinds.zip.container import Entry
 from worker.kinds.zip.manifest import MANIFEST, README, About, Manifest, readme
 from worker.kinds.zip.packing import Begun, Block, LeftOut, Whole
-from worker.kinds.zip.source import Member, Reads
+from worker.kinds.zip.source import CHANGED, Member, Reads
 from worker.kinds.zip.state import Done, Mark, Saved
 
 WINDOW_BYTES: Final = 24 * 1024 * 1024
@@ -24,6 +26,10 @@ WINDOW_BYTES: Final = 24 * 1024 * 1024
 
 
 _BEGINNING: Final = Mark()
+
+
+FILE_BYTES: Final = 4096
+"""What each file takes of the window beside its bytes: millions may be empty."""
 
 
 class Sink(Protocol):
@@ -144,13 +150,16 @@ class _Writing:
         begun = packing.begin(self._store, member, self._codec)
         if isinstance(begun, LeftOut):
             raise _StartAgain(begun)
-        self._large = _Large(self._streamed(begun, mark.begun_at), mark)
+        if begun.etag != mark.etag:
+            raise _StartAgain(LeftOut(member, CHANGED))
+        self._large = _Large(self._streamed(begun, mark.begun_at), begun.etag, mark)
         for n in range(mark.block):
             part = packing.raw(self._store, begun, n)
             if isinstance(part, LeftOut):
                 raise _StartAgain(part)
             self._large.digest.update(part)
             self._read += len(part)
+            self._say()
         blocks = ((2 * BLOCK_BYTES, packing.block, begun, n) for n in range(mark.block, packing.blocks(member)))
         return chain(blocks, self._jobs(members))
 
@@ -175,7 +184,14 @@ class _Writing:
             mark = Mark(offset=self._offset, members=len(self._done))
         else:
             mark = Mark(
-                self._offset, len(self._done), large.blocks, large.entry.offset, large.crc, large.size, large.packed
+                self._offset,
+                len(self._done),
+                large.blocks,
+                large.entry.offset,
+                large.crc,
+                large.size,
+                large.packed,
+                large.etag,
             )
         self._sink.mark(mark, self._done, self._unfit)
 
@@ -211,12 +227,12 @@ class _Writing:
         """How much of the window each takes, what it does, and with what."""
         for group in packing.groups(members):
             if not packing.is_large(group[0]):
-                yield sum(member.size for member in group), packing.small, group, self._codec, self._unfit
+                yield sum(member.size + FILE_BYTES for member in group), packing.small, group, self._codec, self._unfit
                 continue
             reason = self._unfit.get(group[0].path)
             begun = packing.begin(self._store, group[0], self._codec) if reason is None else LeftOut(group[0], reason)
             if isinstance(begun, LeftOut):
-                yield 0, _same, begun
+                yield FILE_BYTES, _same, begun
                 continue
             for n in range(packing.blocks(begun.member)):
                 yield 2 * BLOCK_BYTES, packing.block, begun, n
@@ -244,7 +260,7 @@ class _Writing:
         member = block.begun.member
         if block.n == 0:
             entry = self._streamed(block.begun, self._offset)
-            self._large = _Large(entry)
+            self._large = _Large(entry, block.begun.etag)
             self._put(container.local_header(entry))
         large = self._large
         if large is None:
@@ -308,8 +324,8 @@ class _Writing:
 class _Large:
     """The large file that is being written: the sums of its blocks so far."""
 
-    def __init__(self, entry: Entry, mark: Mark = _BEGINNING) -> None:
-        self.entry = entry
+    def __init__(self, entry: Entry, etag: str, mark: Mark = _BEGINNING) -> None:
+        self.entry, self.etag = entry, etag
         self.digest = hashlib.sha256()
         self.blocks, self.crc, self.size, self.packed = mark.block, mark.crc, mark.size, mark.packed_size
 
@@ -329,8 +345,9 @@ def _same(store: Reads, left_out: LeftOut) -> LeftOut:
 
 
 def created_s(created_at: str) -> float:
-    """Seconds since 1970 UTC, of a time in ISO 8601."""
-    from datetime import UTC, datetime
-
-    moment = datetime.fromisoformat(created_at)
+    """Seconds since 1970 UTC, of a time in ISO 8601. Raises BadInput."""
+    try:
+        moment = datetime.fromisoformat(created_at)
+    except ValueError as error:
+        raise BadInput("created_at must be a time in ISO 8601, such as 2026-01-02T03:04:05Z") from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

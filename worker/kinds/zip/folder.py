@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,31 +22,37 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._base = os.path.join(root, "")
+        self.changed_s = 0.0
+        """When the newest of its members was changed, in seconds since 1970 UTC."""
 
-    def members(self, names: Names, *, without: frozenset[Path] = frozenset()) -> list[Member]:
-        """In the order of their names' bytes. Links to files are their files, links to folders are not followed; what
-        is neither file nor folder is a member that cannot be read, so that it is told of. Raises Unavailable."""
+    def members(self, names: Names, *, without: Collection[tuple[int, int]] = ()) -> list[Member]:
+        """In the order of their names' bytes; not those files, each by its device and inode. Links to files are their
+        files. What cannot be read, a link to a folder and what else is no file, is a member all the same, so that it is
+        told of. Raises Unavailable where the folder itself cannot be read."""
         try:
             found = sorted((os.fsencode(key), key, size) for key, size in self._walk("", without))
         except OSError as error:
             raise Unavailable(f"the folder cannot be read: {error.strerror}") from error
         return [Member(key=key, path=names.give(key), size=size) for _, key, size in found]
 
-    def _walk(self, folder: str, without: frozenset[Path]) -> Iterator[tuple[str, int]]:
-        with os.scandir(self.root / folder) as entries:
+    def _walk(self, folder: str, without: Collection[tuple[int, int]]) -> Iterator[tuple[str, int]]:
+        with os.scandir(self._path(folder)) as entries:
             for entry in entries:
                 key = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(f"{key}/", without)
-                elif Path(entry.path) not in without and not entry.is_dir():
-                    yield key, entry.stat().st_size if entry.is_file() else 0
-
-    def changed_s(self, members: list[Member]) -> float:
-        """When the newest of them was changed, in seconds since 1970 UTC; 0 without any."""
-        try:
-            return max((os.stat(self._path(member.key)).st_mtime for member in members), default=0.0)
-        except OSError as error:
-            raise Unavailable(f"a file is not there any more, or cannot be read: {error.strerror}") from error
+                    try:
+                        yield from self._walk(f"{key}/", without)
+                    except PermissionError:
+                        yield key, 0
+                    continue
+                size = 0
+                with suppress(OSError):  # a link that leads nowhere, a file that has just gone
+                    found = entry.stat()
+                    if (found.st_dev, found.st_ino) in without:
+                        continue
+                    self.changed_s = max(self.changed_s, found.st_mtime)
+                    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+                yield key, size
 
     def read_part(self, key: str, start: int, length: int) -> Part:
         """As `ObjectStore.read_part`."""

@@ -1,5 +1,5 @@
 """An archive on its way into an object: in parts of one size, uploaded while the next are made, with a checkpoint after
-each, so that whoever goes on loses one part of work at most."""
+each, so that whoever goes on loses the parts that are under way at most."""
 
 import logging
 from collections import deque
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, NamedTuple, Protocol
 
-from worker.errors import ObjectMissing
+from worker.errors import ObjectMissing, Unavailable
 from worker.kinds.zip.state import Done, Mark, Saved
 from worker.objects.base import ObjectInfo, ObjectStore
 from worker.objects.uploads import MOST_PARTS, Uploaded, Uploads
@@ -16,8 +16,9 @@ log = logging.getLogger("worker.kinds.zip")
 
 PART_BYTES: Final = 16 * 1024 * 1024
 AT_ONCE: Final = 2
-"""Parts that are uploaded while the next one grows: with it 48 MB."""
+"""Parts that are uploaded while the next one grows: with it three times PART_BYTES in memory."""
 CONTENT_TYPE: Final = "application/zip"
+GONE: Final = "the upload of the archive is not there any more: another try begins it anew"
 
 Save = Callable[[Saved], None]
 
@@ -42,13 +43,13 @@ class _Cut(NamedTuple):
 
 
 class Multipart:
-    """A sink. Use it as a context: what is left open then is neither completed nor given up, for the next to go on."""
+    """A sink. Use it as a context: what is left open then is for the next to go on, or given up where nobody can."""
 
     def __init__(
-        self, objects: Objects, key: str, metadata: Mapping[str, str], save: Save, *, made_by: str, part: int,
+        self, objects: Objects, key: str, metadata: Mapping[str, str], save: Save | None, *, made_by: str, part: int,
         saved: Saved | None,
     ) -> None:  # fmt: skip
-        """`saved`: of an upload that is there (`resumable`)."""
+        """`save` None: there are no checkpoints. `saved`: of an upload that is there (`resumable`)."""
         self._objects, self._key, self._metadata, self._save = objects, key, metadata, save
         self._made_by = made_by
         self._part = saved.part_bytes if saved is not None else part
@@ -68,6 +69,8 @@ class Multipart:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        if self._save is None:
+            self.give_up()
 
     # ---- as a sink
 
@@ -83,8 +86,9 @@ class Multipart:
             data = data[skipped:]
         self._buffer += data
         while len(self._buffer) >= self._part:
-            self._send(bytes(self._buffer[: self._part]))
+            part = bytes(self._buffer[: self._part])
             del self._buffer[: self._part]
+            self._send(part)
 
     def restart(self) -> None:
         """As `Sink.restart`: the upload is given up, and another one begun."""
@@ -100,6 +104,7 @@ class Multipart:
         self._wait(AT_ONCE - 1)
         if self._upload is None:
             self._upload = self._objects.begin_upload(self._key, CONTENT_TYPE, self._metadata)
+            self._checkpoint(Mark())  # so that it is found, whatever happens
         self._numbered += 1
         put = self._pool.submit(self._objects.put_part, self._key, self._upload, self._numbered, body)
         self._cuts.append(_Cut(put, self._mark))
@@ -108,11 +113,18 @@ class Multipart:
         """Until no more parts than that are under way. After each, in their order, there is a checkpoint."""
         while len(self._cuts) > most:
             cut = self._cuts.popleft()
-            self._etags.append(cut.uploading.result().etag)
+            try:
+                self._etags.append(cut.uploading.result().etag)
+            except ObjectMissing as error:
+                raise Unavailable(GONE) from error
+            self._checkpoint(cut.mark)
+
+    def _checkpoint(self, mark: Mark) -> None:
+        if self._save is not None:
             self._save(
                 Saved(
                     made_by=self._made_by, upload=self._upload or "", part_bytes=self._part, etags=list(self._etags),
-                    mark=cut.mark, done=list(self._done[: cut.mark.members]), unfit=dict(self._unfit),
+                    mark=mark, done=list(self._done[: mark.members]), unfit=dict(self._unfit),
                 )
             )  # fmt: skip
 
@@ -123,12 +135,20 @@ class Multipart:
             self._buffer.clear()
         self._wait(0)
         try:
-            return self._objects.complete_upload(self._key, self._upload or "", self._etags)
+            made = self._objects.complete_upload(self._key, self._upload or "", self._etags)
+        except ObjectMissing as error:
+            made = self._found(size, error)
+        self._upload = None
+        return made
+
+    def _found(self, size: int, error: ObjectMissing) -> ObjectInfo:
+        try:
+            made = self._objects.head(self._key)
         except ObjectMissing:
-            found = self._objects.head(self._key)
-            if found.size != size:
-                raise
-            return found
+            raise Unavailable(GONE) from error
+        if made.size != size:
+            raise Unavailable(GONE) from error
+        return made
 
     def give_up(self) -> None:
         """Nothing of it stays."""
@@ -139,7 +159,7 @@ class Multipart:
 
 def resumable(objects: Objects, key: str, saved: Saved, made_by: str) -> bool:
     """Whether a checkpoint can be gone on with: it is of the same archive, and its parts are there."""
-    if saved.made_by != made_by:
+    if saved.made_by != made_by or not saved.etags:
         return False
     try:
         there = objects.parts(key, saved.upload)

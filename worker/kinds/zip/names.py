@@ -6,12 +6,13 @@ from typing import Final
 
 MOST_PART_BYTES: Final = 200
 """Of one part of a path: file systems take 255, some tools and encodings add to that."""
+MOST_ENDING_BYTES: Final = 20
 MOST_BYTES: Final = 1_000
 _PORTS: Final = {f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"}
 RESERVED: Final = frozenset({"con", "prn", "aux", "nul", "conin$", "conout$"} | _PORTS)
 """Devices of Windows, with any ending."""
 EMPTY: Final = "unnamed"
-_UNFIT: Final = re.compile('[\x00-\x1f\x7f-\x9f<>:"|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+_UNFIT: Final = re.compile('[\x00-\x1f\x7f-\x9f<>:"|?*\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 """Control characters, what Windows has no names with, marks that turn the direction of writing, lone surrogates."""
 _DRIVE: Final = re.compile(r"^[A-Za-z]:(?=[/\\]|$)")
 
@@ -43,15 +44,13 @@ def shortened(part: str, most_bytes: int) -> str:
     if len(part.encode()) <= most_bytes:
         return part
     stem, ending = split_ending(part)
-    if len(ending.encode()) > 20:
-        stem, ending = part, ""
     return stem.encode()[: most_bytes - len(ending.encode())].decode(errors="ignore").rstrip(" .") + ending
 
 
 def split_ending(part: str) -> tuple[str, str]:
-    """Stem, and ending with its dot."""
+    """Stem, and ending with its dot; what is too long for an ending is none."""
     stem, dot, ending = part.rpartition(".")
-    return (stem, dot + ending) if stem else (part, "")
+    return (stem, dot + ending) if stem and len(ending.encode()) < MOST_ENDING_BYTES else (part, "")
 
 
 class Names:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from worker.kinds.zip import container
 from worker.kinds.zip.codec import BLOCK_BYTES, DICTIONARY_BYTES, Codec, Deflate, crc32, is_worth_it, wrapped
+from worker.kinds.zip.names import split_ending
 from worker.kinds.zip.source import Member, Reads, Unfit, read
 
 JOB_BYTES: Final = 256 * 1024
@@ -101,7 +102,8 @@ def _small(store: Reads, member: Member, codec: Codec) -> Whole | LeftOut:
     except Unfit as fault:
         return LeftOut(member, str(fault))
     method, data = container.STORED, part.body
-    if data and not _stays(member, data[_middle(len(data)) :][:SAMPLE_BYTES] if len(data) > SAMPLE_BYTES else None):
+    sample = data[_middle(len(data)) :][:SAMPLE_BYTES] if len(data) > SAMPLE_BYTES else None
+    if data and codec.level and not _stays(member, sample):
         packed = codec.deflate(data, b"", True)
         if len(packed) < len(data):
             method, data = container.DEFLATED, packed
@@ -115,7 +117,8 @@ def begin(store: Reads, member: Member, codec: Codec) -> Begun | LeftOut:
         part = read(store, member, _middle(member.size), SAMPLE_BYTES)
     except Unfit as fault:
         return LeftOut(member, str(fault))
-    return Begun(member, wrapped if _stays(member, part.body) else codec.deflate, part.changed_s, part.etag)
+    stays = not codec.level or _stays(member, part.body)
+    return Begun(member, wrapped if stays else codec.deflate, part.changed_s, part.etag)
 
 
 def blocks(member: Member) -> int:
@@ -150,5 +153,5 @@ def _middle(size: int) -> int:
 
 def _stays(member: Member, sample: bytes | None) -> bool:
     """Whether it is stored as it is: by its ending, else by a sample."""
-    ending = member.path.rpartition(".")[2].casefold()
-    return ending in PACKED or (sample is not None and not is_worth_it(sample, WON))
+    ending = split_ending(member.path.rpartition("/")[2])[1].casefold()
+    return ending[1:] in PACKED or (sample is not None and not is_worth_it(sample, WON))

@@ -4,7 +4,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from worker.errors import ObjectMissing
+from worker.errors import BadInput, ObjectMissing
 from worker.objects.base import Part
 
 CHANGED: Final = "it has changed since it was verified"
@@ -45,6 +45,8 @@ def read(store: Reads, member: Member, start: int, length: int, *, etag: str | N
         part = store.read_part(member.key, start, max(1, length))
     except ObjectMissing as error:
         raise Unfit(MISSING) from error
+    except BadInput as error:  # a key that S3 takes and we do not
+        raise Unfit(str(error)) from error
     known = etag or member.etag
     if part.size != member.size or (known and part.etag and part.etag != known):
         raise Unfit(CHANGED)

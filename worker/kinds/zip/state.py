@@ -23,7 +23,8 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
     """A place at which the writing can begin again: `offset` in the archive, before block `block` of the member after
-    the first `members`. Of a member that is begun: where its header is, and the sums of its blocks so far."""
+    the first `members`. Of a member that is begun: where its header is, the sums of its blocks so far, and which
+    object it was."""
 
     offset: int = 0
     members: int = 0
@@ -32,6 +33,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     crc: int = 0
     size: int = 0
     packed_size: int = 0
+    etag: str = ""
 
 
 class Saved(msgspec.Struct, kw_only=True):

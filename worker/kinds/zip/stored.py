@@ -18,7 +18,8 @@ def below(objects: ObjectStore, prefix: str, names: Names) -> list[Member]:
     """All whose keys begin with the prefix, in the order of their keys' bytes. Their paths begin behind the last slash
     of the prefix. Raises what the store does."""
     folder = len(prefix.rpartition("/")[0]) + 1 if "/" in prefix else 0
-    found = sorted(_listed(objects, prefix), key=lambda info: info[0].encode())
+    listed = (info for info in _listed(objects, prefix) if not info[0].endswith("/") or info[1])
+    found = sorted(listed, key=lambda info: info[0].encode())  # without what consoles make for a folder
     return [Member(key=key, path=names.give(key[folder:]), size=size, etag=etag) for key, size, etag in found]
 
 

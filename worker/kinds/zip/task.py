@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import msgspec
 
@@ -12,10 +13,11 @@ from worker import space
 from worker.errors import BadInput, ObjectMissing, Unavailable
 from worker.kinds.base import Context, Outcome
 from worker.kinds.zip import state
-from worker.kinds.zip.archive import Progress, Summary, write
+from worker.kinds.zip.archive import Progress, Summary, created_s, write
 from worker.kinds.zip.codec import Codec, codec
-from worker.kinds.zip.manifest import About
+from worker.kinds.zip.manifest import MANIFEST, README, About, readme
 from worker.kinds.zip.multipart import Multipart, Objects, part_bytes, resumable
+from worker.kinds.zip.names import safe
 from worker.kinds.zip.source import Member
 from worker.kinds.zip.state import Saved
 from worker.limits import cores
@@ -26,6 +28,9 @@ log = logging.getLogger("worker.kinds.zip")
 REMOTE_AT_ONCE: Final = 64
 """Of objects behind a network: each waits for its answer for most of the time."""
 CHECKPOINT_BYTES: Final = 1 << 28
+FORMAT: Final = 1
+"""Of the archives that are made: to be raised with whatever changes a byte of one."""
+SAMPLE: Final = bytes(range(256)) * 256 + b"the quick brown fox jumps over the lazy dog. " * 1500
 
 
 class ArchiveOptions(About, frozen=True, kw_only=True):
@@ -47,7 +52,8 @@ def run(context: Context) -> Outcome:
     members = context.folder / "members.jsonl"
     with space.writing():
         listed = objects.get_file(env["INPUT_R2_KEY"], members, context.until())
-    made_by = hashlib.sha256(msgspec.json.encode([options, packer[:3], listed.etag, key])).hexdigest()
+    about = _about(options)
+    made_by = _fingerprint(about, packer, listed.etag, key)
     checkpoint = _Checkpoint(objects, env.get("CHECKPOINT_R2_KEY"))
     saved = checkpoint.load(key, made_by)
     if saved is not None:
@@ -58,10 +64,10 @@ def run(context: Context) -> Outcome:
         context.tell(msgspec.to_builtins(progress))
 
     with Multipart(
-        objects, key, _metadata(options), checkpoint.save, made_by=made_by, part=part_bytes(options.bytes), saved=saved
+        objects, key, _metadata(options), checkpoint.saves, made_by=made_by, part=part_bytes(options.bytes), saved=saved
     ) as sink:
         summary = write(
-            lambda: _members(members), objects, sink, about=_about(options), codec=packer,
+            lambda: _members(members), objects, sink, about=about, codec=packer,
             threads=cores() if env.get("OBJECTS_DIR") else REMOTE_AT_ONCE, tell=tell, saved=saved,
         )  # fmt: skip
         stored = sink.complete(summary.size)
@@ -90,15 +96,22 @@ class _Checkpoint:
             return None
         except BadInput as error:
             log.warning("[Zip] %s It begins anew.", error)
+            for begun, upload in self._objects.uploads(output):
+                if begun == output:
+                    self._objects.abort_upload(output, upload)
             return None
         if resumable(self._objects, output, saved, made_by):
             return saved
         self._objects.abort_upload(output, saved.upload)
         return None
 
-    def save(self, saved: Saved) -> None:
-        if self._key is not None:
-            self._objects.put(self._key, state.packed(saved), "application/octet-stream")
+    @property
+    def saves(self) -> Callable[[Saved], None] | None:
+        """None without a key."""
+        return None if self._key is None else self._save
+
+    def _save(self, saved: Saved) -> None:
+        self._objects.put(self._key or "", state.packed(saved), "application/octet-stream")
 
     def remove(self) -> None:
         if self._key is not None:
@@ -118,7 +131,16 @@ def _options(env: Mapping[str, str]) -> tuple[ArchiveOptions, Codec]:
         options = msgspec.json.decode(env.get("ARCHIVE_OPTIONS") or "{}", type=ArchiveOptions)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadInput(f"ARCHIVE_OPTIONS is not valid: {error}") from error
+    created_s(options.created_at)
     return options, codec(options.codec, options.level)
+
+
+def _fingerprint(about: About, packer: Codec, list_etag: str, key: str) -> str:
+    """Of all that decides about the bytes: where one of it is another, what is uploaded is no part of this archive. How
+    the codec packs depends on its library and on the processor, so it packs a sample."""
+    sample = packer.deflate(SAMPLE, b"", True)
+    told = [FORMAT, readme(about), packer[:3], sample, list_etag, key]
+    return hashlib.sha256(msgspec.msgpack.encode(told)).hexdigest()
 
 
 def _about(options: ArchiveOptions) -> About:
@@ -130,16 +152,21 @@ def _metadata(options: ArchiveOptions) -> dict[str, str]:
         "export-id": options.export_id, "user-id": options.user_id, "export-type": options.export_type,
         "file-count": options.files, "total-size": options.bytes,
     }  # fmt: skip
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return {name: quote(str(value), safe=" /:@") for name, value in told.items() if value is not None}  # S3 takes ASCII
 
 
 def _members(path: Path) -> Iterator[Member]:
+    seen = {README, MANIFEST}
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield msgspec.json.decode(line, type=Member)
+                member = msgspec.json.decode(line, type=Member)
             except msgspec.DecodeError as error:
                 raise BadInput(f"Line {number} of the list is no member: {error}") from error
+            if member.path in seen or safe(member.path) != member.path:
+                raise BadInput(f"Line {number} of the list has a path that is not safe, or is there before")
+            seen.add(member.path)
+            yield member
 
 
 def _performance(summary: Summary) -> dict[str, Any]:

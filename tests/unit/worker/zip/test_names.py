@@ -37,6 +37,7 @@ from worker.kinds.zip.names import EMPTY, MOST_BYTES, MOST_PART_BYTES, RESERVED,
         ("x" * 300 + ".jpeg", "x" * (MOST_PART_BYTES - 5) + ".jpeg"),
         ("é" * 200 + ".tif", "é" * 98 + ".tif"),
         ("a." + "y" * 300, "a." + "y" * (MOST_PART_BYTES - 2)),
+        ("a\u061cb", "a_b"),
     ],
 )
 def test_a_name_is_made_safe(path: str, name: str) -> None:
@@ -72,6 +73,13 @@ def test_each_has_a_name_of_its_own() -> None:
         "a.txt", "a (2).txt", "A (3).TXT", "a (2) (2).txt", "a (4).txt",
         "readme (2).txt", "x/a.txt",
     ]  # fmt: skip
+
+
+def test_a_long_ending_is_none() -> None:
+    """There must be room for the number."""
+    names, long = Names(), "a." + "y" * 198
+    first, second = names.give(long), names.give(long)
+    assert (first, second) == (long, f"a.{'y' * 194} (2)")
 
 
 def test_a_file_is_no_folder() -> None:

@@ -711,7 +711,7 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
     "run_not_checked": (110,),
     "next_anew_for_each_repetition": (8,),
     "task_given_twice": (0,),
-    "done_stays_ready": (125,),
+    "done_stays_ready": (196,),
     "claim_answered_anew": (10,),
     "tries_without_end": (46,),
     "never_tried_again": (2,),

@@ -91,16 +91,19 @@ def uri(text: str) -> str | None:
     found = _URI.fullmatch(encoded)
     if found is None:
         return None
+    authority = found["authority"] and found["authority"].removesuffix(":")  # an empty port is the usual one
     path = found["path"].replace("[", "%5B").replace("]", "%5D")
-    if found["authority"] is None and (not path or path.startswith("//")):
+    if authority is None and (not path or path.startswith("//")):
         return None
-    if found["authority"] is not None and found["scheme"].lower() in ("http", "https") and not found["authority"]:
+    if authority == "" and found["scheme"].lower() in ("http", "https"):
         return None
-    return _joined(found, path)
+    if authority and not authority.rpartition("@")[2].partition(":")[0]:
+        return None  # a port or a user of no host
+    return _joined(found, authority, path)
 
 
-def _joined(found: "re.Match[str]", path: str) -> str:
-    authority = "" if found["authority"] is None else f"//{found['authority']}"
+def _joined(found: "re.Match[str]", authority: str | None, path: str) -> str:
+    authority = "" if authority is None else f"//{authority}"
     query = "" if found["query"] is None else f"?{_without_brackets(found['query'])}"
     fragment = "" if found["fragment"] is None else f"#{_without_brackets(found['fragment']).replace('#', '%23')}"
     return f"{found['scheme']}:{authority}{path}{query}{fragment}"

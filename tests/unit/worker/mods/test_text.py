@@ -107,6 +107,20 @@ def test_whatever_is_called_a_uri_is_valid(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("http://a.test:/x", "http://a.test/x"), ("x://a:", "x://a"), ("x://a@:80/", None), ("x://:80", None),
+        ("x://:", "x://"), ("http://[::1]:8080/x", "http://[::1]:8080/x"), ("http://a:80", "http://a:80"),
+    ],
+)  # fmt: skip
+def test_a_port_needs_a_host_and_a_number(given: str, found: str | None) -> None:
+    """libxml2 takes no empty one."""
+    assert uri(given) == found
+    if found is not None:
+        assert XSD.validate(parsed(leaf("a", found)))
+
+
+@pytest.mark.parametrize(
     ("value", "size"), [(7, 7), (7.0, 7), (7.5, None), (-1, None), (True, None), ("7", None), (2**70, None)]
 )
 def test_a_size_is_a_whole_number(value: object, size: int | None) -> None:

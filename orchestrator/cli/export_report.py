@@ -1,4 +1,4 @@
-"""What `arke export` shows: progress on standard error, and what was done, left out and found wrong."""
+"""What `arke export` and `arke zip` show: progress on standard error, and what was done, left out and found wrong."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ NAMES: Final = {"mods": "MODS 3.8", "dc": "oai_dc", "marcxml": "MARCXML"}
 
 
 class Display:
-    """How far an export is: one line that changes in a terminal, else a line now and then."""
+    """How far it is: one line that changes in a terminal, else a line now and then."""
 
     def __init__(self) -> None:
         self._live = Live(console=Console(stderr=True), transient=True) if sys.stderr.isatty() else None

@@ -18,7 +18,7 @@ from orchestrator.cli.remote import visible
 from worker import objects
 from worker.errors import WorkerError
 from worker.kinds.zip import stored
-from worker.kinds.zip.archive import Progress, Summary, write
+from worker.kinds.zip.archive import REMOTE_THREADS, Progress, Summary, write
 from worker.kinds.zip.codec import CODECS, Codec, codec
 from worker.kinds.zip.folder import Folder
 from worker.kinds.zip.manifest import MANIFEST, README, About
@@ -26,8 +26,6 @@ from worker.kinds.zip.names import Names
 from worker.kinds.zip.source import Member, Reads
 from worker.limits import cores
 
-REMOTE_AT_ONCE: Final = 64
-"""Of objects behind a network: each waits for its answer for most of the time."""
 TOLD: Final = 20
 MEGABYTE: Final = 1_000_000
 
@@ -121,7 +119,7 @@ def _stored(source: str | None, list_of_keys: TextIO | None) -> _Input:
         members, which = stored.named(found, _lines(list_of_keys), names), "in the list"
     if not members:
         raise click.ClickException(f"There is no object {which}.")
-    return _Input(found, members, source or "objects", REMOTE_AT_ONCE, datetime.now(UTC).timestamp())
+    return _Input(found, members, source or "objects", REMOTE_THREADS, datetime.now(UTC).timestamp())
 
 
 class _Target:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -75,8 +76,6 @@ def test_what_else_is_in_a_file_stays(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_told(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
     """Exit code 1, and the archive has the rest."""
-    import os
-
     os.mkfifo(folder / "pipe")
     code, _, err = called(capsys, str(folder), "-o", str(tmp_path / "a.zip"))
     assert code == 1

@@ -23,13 +23,11 @@ from worker.kinds.zip.state import Done, Mark, Saved
 
 WINDOW_BYTES: Final = 24 * 1024 * 1024
 """Of input, that may be read and not yet written: bounds the memory, whatever the sizes of the files."""
-
-
-_BEGINNING: Final = Mark()
-
-
 FILE_BYTES: Final = 4096
 """What each file takes of the window beside its bytes: millions may be empty."""
+REMOTE_THREADS: Final = 64
+"""For objects behind a network: each waits for its answer for most of the time."""
+_BEGINNING: Final = Mark()
 
 
 class Sink(Protocol):
@@ -110,7 +108,7 @@ class _Writing:
 
     def run(self, members: Iterator[Member], saved: Saved | None) -> Summary:
         if saved is None:
-            self._add(README, readme(self._about))
+            self._entry(*self._own_entry(README, readme(self._about)))
         with self._workers() as submit:
             jobs = self._jobs(members) if saved is None else self._jobs_after(members, saved)
             self._mark()
@@ -127,7 +125,7 @@ class _Writing:
         self._manifest.end()
         text = self._manifest.text
         self._entry(
-            Entry(MANIFEST, container.DEFLATED, self._changed_s, self._offset, text.crc, text.size,
+            Entry(MANIFEST, container.DEFLATED, created_s(self._about.created_at), self._offset, text.crc, text.size,
                   sum(map(len, text.packed))), *text.packed,
         )  # fmt: skip
         start = self._offset
@@ -140,7 +138,7 @@ class _Writing:
     def _jobs_after(self, members: Iterator[Member], saved: Saved) -> Iterator[tuple[Any, ...]]:
         """What is left to do behind a mark; what is before it comes into directory and manifest again."""
         mark = saved.mark
-        self._add(README, readme(self._about), is_there=True)
+        self._register(self._own_entry(README, readme(self._about))[0])
         for done in saved.done[: mark.members]:
             self._repeat(done, next(members))
         self._offset = mark.offset
@@ -172,8 +170,7 @@ class _Writing:
             member.path, done.method, done.changed_s, done.offset, done.crc, member.size, done.packed_size,
             done.is_streamed,
         )  # fmt: skip
-        self._directory += container.directory_entry(entry)
-        self._entries += 1
+        self._register(entry)
         self._read += member.size
         self._manifest.add(member, done.crc, done.sha256.hex())
 
@@ -271,8 +268,7 @@ class _Writing:
         if large.blocks == packing.blocks(member):
             entry = large.ended()
             self._put(container.descriptor(entry, is_wide=member.size >= container.LARGE))
-            self._directory += container.directory_entry(entry)
-            self._entries += 1
+            self._register(entry)
             self._is_in(entry, member, large.digest.digest())
             self._large = None
 
@@ -297,15 +293,18 @@ class _Writing:
             self._manifest.leave_out(member, left_out.reason)
             self._done.append(Done(reason=left_out.reason))
 
-    def _add(self, name: str, data: bytes, *, is_there: bool = False) -> None:
+    def _own_entry(self, name: str, data: bytes) -> tuple[Entry, bytes]:
         packed = self._codec.deflate(data, b"", True)
-        entry = Entry(name, container.DEFLATED, self._changed_s, self._offset, crc32(data), len(data), len(packed))
-        self._entry(entry, *([] if is_there else [packed]))
+        changed_s = created_s(self._about.created_at)
+        return Entry(name, container.DEFLATED, changed_s, self._offset, crc32(data), len(data), len(packed)), packed
 
     def _entry(self, entry: Entry, *data: bytes) -> None:
-        """Without data it is there already."""
-        for piece in (container.local_header(entry), *data) if data else ():
+        self._put(container.local_header(entry))
+        for piece in data:
             self._put(piece)
+        self._register(entry)
+
+    def _register(self, entry: Entry) -> None:
         self._directory += container.directory_entry(entry)
         self._entries += 1
 
@@ -315,10 +314,6 @@ class _Writing:
 
     def _say(self) -> None:
         self._tell(Progress(self._manifest.files, len(self._manifest.missing), self._read, self._offset))
-
-    @property
-    def _changed_s(self) -> float:
-        return created_s(self._about.created_at)
 
 
 class _Large:

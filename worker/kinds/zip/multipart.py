@@ -1,7 +1,6 @@
 """An archive on its way into an object: in parts of one size, uploaded while the next are made, with a checkpoint after
 each, so that whoever goes on loses the parts that are under way at most."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,8 +10,6 @@ from worker.errors import ObjectMissing, Unavailable
 from worker.kinds.zip.state import Done, Mark, Saved
 from worker.objects.base import ObjectInfo, ObjectStore
 from worker.objects.uploads import MOST_PARTS, Uploaded, Uploads
-
-log = logging.getLogger("worker.kinds.zip")
 
 PART_BYTES: Final = 16 * 1024 * 1024
 AT_ONCE: Final = 2

@@ -13,7 +13,7 @@ from worker import space
 from worker.errors import BadInput, ObjectMissing, Unavailable
 from worker.kinds.base import Context, Outcome
 from worker.kinds.zip import state
-from worker.kinds.zip.archive import Progress, Summary, created_s, write
+from worker.kinds.zip.archive import REMOTE_THREADS, Progress, Summary, created_s, write
 from worker.kinds.zip.codec import Codec, codec
 from worker.kinds.zip.manifest import MANIFEST, README, About, readme
 from worker.kinds.zip.multipart import Multipart, Objects, part_bytes, resumable
@@ -25,8 +25,6 @@ from worker.objects.base import check_key
 
 log = logging.getLogger("worker.kinds.zip")
 
-REMOTE_AT_ONCE: Final = 64
-"""Of objects behind a network: each waits for its answer for most of the time."""
 CHECKPOINT_BYTES: Final = 1 << 28
 FORMAT: Final = 1
 """Of the archives that are made: to be raised with whatever changes a byte of one."""
@@ -68,7 +66,7 @@ def run(context: Context) -> Outcome:
     ) as sink:
         summary = write(
             lambda: _members(members), objects, sink, about=about, codec=packer,
-            threads=cores() if env.get("OBJECTS_DIR") else REMOTE_AT_ONCE, tell=tell, saved=saved,
+            threads=cores() if env.get("OBJECTS_DIR") else REMOTE_THREADS, tell=tell, saved=saved,
         )  # fmt: skip
         stored = sink.complete(summary.size)
     checkpoint.remove()

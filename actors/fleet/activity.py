@@ -53,7 +53,9 @@ class Activity:
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin something that nobody waits for. Where it fails the activation ends."""
-        self.keep(asyncio.create_task(self._guarded(work)))
+        task = asyncio.create_task(self._guarded(work))
+        task.add_done_callback(lambda _: work.close())  # cancelled before its first step it was never awaited
+        self.keep(task)
 
     def keep(self, task: "asyncio.Task[Any]") -> None:
         """Let it end with the activation."""

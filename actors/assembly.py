@@ -6,12 +6,15 @@ import ipaddress
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
-from actors import telemetry, wire
+from actors import archives, telemetry, wire
+from actors.archives import ArchiveRequest, Archives, Division
+from actors.channels.base import Channel
+from actors.channels.catalog import CatalogChannel
 from actors.channels.final_callback import FinalCallback
 from actors.clock import TimeSource, WallClock
 from actors.directory import Directory, Ensure
@@ -21,34 +24,41 @@ from actors.fleet import SWEEP_MS, TICK_MS, Fleet
 from actors.host import Host, task_environment
 from actors.intake import Intake
 from actors.machines.base import Provider
-from actors.maintenance import admit, expire, read_on, sweep, wake
+from actors.maintenance import admit, expire, read_on, sweep, uploads, wake
 from actors.maintenance.base import Activator, Report
 from actors.perform import Performer
 from actors.phases import all_phases
 from actors.presigning import Presigner
+from actors.readers import Read
+from actors.rules import archive as archive_rules
 from actors.rules.batch import longest_wait_ms
 from actors.rules.costs import Charge
 from actors.rules.effects import Policy
 from actors.rules.model import Job
-from actors.rules.placement import EXPORTS_ACTOR
+from actors.rules.placement import ARCHIVES_ACTOR, EXPORTS_ACTOR
 from actors.rules.states import JobState, TaskStatus
 from actors.settings import Settings
 from actors.signing import load_or_make_secret, machine_token
-from actors.sources.base import Objects
 from actors.store import PatientWriteSide, Store
+from actors.store.catalog_rows import Catalog, StorageFile
+from actors.store.catalogs import open_catalog
 from worker import objects as worker_objects
 from worker.contract import Environment
 from worker.limits import MB, cores, machine_memory
+from worker.objects.uploads import Uploads
 
 if TYPE_CHECKING:
     from actors.machines.fly import FlyOptions
 
 TIFF = "tiff"
 MODS = "mods"
-KINDS = (TIFF, MODS)
+ZIP = "zip"
+KINDS = (TIFF, MODS, ZIP)
 """Kinds of work, each with settings of its own."""
 
 HEALTH_TIMEOUT_S = 3.0
+DOWNLOAD_S = 3600
+"""How long a URL is valid that is given to somebody who downloads an archive."""
 UNASKED_S = 60.0
 """How long the process of one batch stands without one."""
 PLACE_LOOK_S = 10.0
@@ -86,6 +96,19 @@ def exports_policy(settings: Settings) -> Policy:
         kept_ms=settings.export_kept_s * 1000,
         removal_delay_ms=settings.export_removal_delay_s * 1000,
         unfinished_ms=settings.export_unfinished_s * 1000,
+    )
+
+
+def archives_policy(settings: Settings) -> Policy:
+    """The same for archives: each end is told to the catalog, and what was cancelled goes at once."""
+    return msgspec.structs.replace(
+        exports_policy(settings),
+        task_timeout_ms=settings.task_timeout_zip,
+        task_max_ms=settings.task_max_ms_zip,
+        delivers=True,
+        tells_each_end=True,
+        kept_ms=settings.archive_kept_s * 1000,
+        cancelled_kept_ms=0,
     )
 
 
@@ -180,13 +203,14 @@ def fly_options(settings: Settings) -> "FlyOptions | None":
         api_url=settings.fly_api_url,
         token=settings.fly_api_token or "",
         apps=settings.fly_app_names,
-        kind_apps={MODS: settings.fly_app_names_mods},
+        kind_apps={MODS: settings.fly_app_names_mods, ZIP: settings.fly_app_names_zip},
         regions=settings.fly_regions,
         image=settings.fly_worker_image or "",
-        kind_images={MODS: settings.fly_worker_image_mods or ""},
+        kind_images={MODS: settings.fly_worker_image_mods or "", ZIP: settings.fly_worker_image_zip or ""},
         sizes={
             TIFF: Size(settings.worker_cpu_kind_tiff, settings.worker_cpus_tiff, settings.worker_memory_mb_tiff),
             MODS: Size(settings.worker_cpu_kind_mods, settings.worker_cpus_mods, settings.worker_memory_mb_mods),
+            ZIP: Size(settings.worker_cpu_kind_zip, settings.worker_cpus_zip, settings.worker_memory_mb_zip),
             "": Size(settings.worker_cpu_kind, settings.worker_cpus, settings.worker_memory_mb),
         },
         service=f"{settings.service_name}-{digest}",
@@ -205,13 +229,15 @@ def store(settings: Settings, *, reads_file: bool = True, patient: bool = False,
 
 def bucket(settings: Settings, kind: str) -> str:
     """Where the objects of a kind of work are."""
-    return settings.r2_bucket_mods if kind == MODS else settings.r2_bucket
+    return {MODS: settings.r2_bucket_mods, ZIP: settings.r2_bucket_zip}.get(kind, settings.r2_bucket)
 
 
 def task_bounds_ms(settings: Settings, kind: str) -> tuple[int, int]:
     """For a task of this kind: the silence after which its machine is inspected, and the longest it may run."""
     if kind == MODS:
         return settings.task_timeout_mods, settings.task_max_ms_mods
+    if kind == ZIP:
+        return settings.task_timeout_zip, settings.task_max_ms_zip
     return settings.task_timeout_tiff_conversion, settings.task_max_ms_tiff
 
 
@@ -245,12 +271,16 @@ def presigner(settings: Settings, kind: str = TIFF) -> Presigner | None:
     if not settings.worker_presigned:
         return None
     silence_ms, most_ms = task_bounds_ms(settings, kind)
+    return _signs(settings, kind, (settings.boot_timeout_ms + silence_ms + 3 * most_ms) // 1000)
+
+
+def _signs(settings: Settings, kind: str, expires_s: int) -> Presigner:
     return Presigner(
         worker_objects.endpoint(object_environment(settings, kind)),
         bucket(settings, kind),
         access_key_id=settings.r2_access_key_id or "",
         secret=settings.r2_secret_access_key or "",
-        expires_s=(settings.boot_timeout_ms + silence_ms + 3 * most_ms) // 1000,
+        expires_s=expires_s,
         clock=WallClock(),
     )
 
@@ -267,12 +297,17 @@ def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
     )
 
 
-def objects(settings: Settings, kind: str = TIFF) -> worker_objects.ObjectStore:
+class ObjectStore(worker_objects.ObjectStore, Uploads, Protocol):
+    """One that takes uploads in parts, as those of the service do."""
+
+
+def objects(settings: Settings, kind: str = TIFF) -> ObjectStore:
     """The object store of a kind of work."""
-    return worker_objects.from_environment(object_environment(settings, kind))
+    opened: Any = worker_objects.from_environment(object_environment(settings, kind))
+    return opened  # type: ignore[no-any-return]
 
 
-def intake(settings: Settings, opened: Store, clock: TimeSource, kept: Objects | None = None) -> Intake:
+def intake(settings: Settings, opened: Store, clock: TimeSource, kept: ObjectStore | None = None) -> Intake:
     """What takes batches in."""
     return Intake(
         store=opened,
@@ -292,41 +327,93 @@ def host(
     clock: TimeSource,
     on_idle: Callable[[], None] | None = None,
     *,
-    kept: Objects | None = None,
-    channel: FinalCallback | None = None,
+    kept: ObjectStore | None = None,
+    channel: Channel | None = None,
     rng: random.Random | None = None,
 ) -> Host:
     """What runs the loops of jobs in one process. A simulation hands in objects, receiver and randomness."""
+    if name.startswith(ARCHIVES_ACTOR):
+        runs = _archives_of(settings, opened, way, clock, kept)
+    elif name.startswith(EXPORTS_ACTOR):
+        runs = Runs(MODS, exports_policy(settings), None, kept or objects(settings, MODS), None)
+    else:
+        runs = _batches_of(settings, opened, way, clock, kept, channel)
+    signs = presigner(settings, runs.kind)
+    return Host(
+        name=name,
+        store=opened,
+        perform=Performer(store=opened, call_fleet=way.fleet, channel=runs.channel, objects=runs.objects),
+        policy=runs.policy,
+        clock=clock,
+        rng=rng or random.Random(),
+        callback_base=settings.orchestrator_url,
+        secret=secrets(settings)[0],
+        hibernate_after_ms=settings.hibernate_after_s * 1000,
+        continue_intake=runs.read,
+        on_idle=on_idle,
+        with_urls=signs.with_urls if signs is not None else None,
+        more_env={} if runs.kind == TIFF else {"R2_BUCKET": bucket(settings, runs.kind)},
+    )
+
+
+class Runs(NamedTuple):
+    """What the jobs of one host have in common: the kind of their tasks, the numbers of their rules, who is told of
+    their end, the objects that are removed with them, and how their lists are read."""
+
+    kind: str
+    policy: Policy
+    channel: Channel | None
+    objects: ObjectStore | None
+    read: Read | None
+
+
+def _batches_of(
+    settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: ObjectStore | None,
+    channel: Channel | None,
+) -> Runs:  # fmt: skip
     if channel is None and settings.worker_url:
         channel = FinalCallback(settings.worker_url, opened)
-    runs_exports = name.startswith(EXPORTS_ACTOR)
-    taking_in, signs = intake(settings, opened, clock, kept), presigner(settings, MODS if runs_exports else TIFF)
+    taking_in = intake(settings, opened, clock, kept)
 
     async def read_prefix(job: Job) -> None:
         queued = await taking_in.read_prefix(job)
         if queued.state is JobState.QUEUED:
             await way.admit(queued, clock.now())
 
-    return Host(
-        name=name,
+    return Runs(TIFF, policy(settings), channel, None, lambda job: asyncio.ensure_future(read_prefix(job)))
+
+
+def _archives_of(
+    settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: ObjectStore | None
+) -> Runs:
+    from actors.verifying import Limits, Verifying  # with it the worker's writer of archives, which no other host needs
+
+    stored, listed_by = kept or objects(settings, ZIP), catalog(settings, opened)
+    verifying = Verifying(
         store=opened,
-        perform=Performer(
-            store=opened,
-            call_fleet=way.fleet,
-            channel=channel,
-            delete=(kept or objects(settings, MODS)).delete if runs_exports else None,
-        ),
-        policy=exports_policy(settings) if runs_exports else policy(settings),
+        objects=stored,
         clock=clock,
-        rng=rng or random.Random(),
-        callback_base=settings.orchestrator_url,
-        secret=secrets(settings)[0],
-        hibernate_after_ms=settings.hibernate_after_s * 1000,
-        continue_intake=lambda job: asyncio.ensure_future(read_prefix(job)),
-        on_idle=on_idle,
-        with_urls=signs.with_urls if signs is not None else None,
-        more_env={"R2_BUCKET": settings.r2_bucket_mods} if runs_exports else {},
+        listing=lambda job: archives.listing(job, stored, listed_by),
+        limits=Limits(
+            files=settings.max_files_per_batch,
+            delay_ms=settings.zip_chunk_delay,
+            timeout_ms=settings.intake_timeout_s * 1000,
+            unfinished_ms=settings.export_unfinished_s * 1000,
+        ),
     )
+
+    async def verify(job: Job) -> None:
+        await archives.note(listed_by, job, "processing")
+        queued = await verifying.read(job)
+        way.wake(queued.id)
+
+    channel = CatalogChannel(opened, stored, listed_by)
+    return Runs(ZIP, archives_policy(settings), channel, stored, lambda job: asyncio.ensure_future(verify(job)))
+
+
+def catalog(settings: Settings, opened: Store) -> Catalog:
+    """Where it is written whose files are where, for archives of them."""
+    return open_catalog(settings.catalog_url, opened)
 
 
 def machine_environment(settings: Settings, kind: str = TIFF) -> Environment:
@@ -400,8 +487,16 @@ def fleet(
         now=clock.now,
         max_machines=settings.max_machines,
         concurrency=settings.worker_concurrency if settings.worker_contract == "ours" else 1,
-        pool={TIFF: settings.machine_pool_tiff, MODS: settings.machine_pool_mods},
-        most_of={TIFF: settings.max_machines_tiff, MODS: settings.max_machines_mods},
+        pool={
+            TIFF: settings.machine_pool_tiff,
+            MODS: settings.machine_pool_mods,
+            ZIP: settings.machine_pool_zip,
+        },
+        most_of={
+            TIFF: settings.max_machines_tiff,
+            MODS: settings.max_machines_mods,
+            ZIP: settings.max_machines_zip,
+        },
         price_of=prices(settings),
         rng=rng,
         tick_ms=tick_ms,
@@ -436,12 +531,14 @@ def duties(settings: Settings, opened: Store, way: Directory, clock: TimeSource)
             intake_timeout_ms=settings.intake_timeout_s * 1000,
         )
 
+    stored = objects(settings, ZIP)
     longest_ms = max(longest_wait_ms(policy(settings), state) for state in JobState if state is not JobState.RECEIVING)
     return [
         Duty("wake", 1.0, lambda: wake.run_once(opened, activate, now=clock.now(), longest_ms=longest_ms)),
         Duty("admit", 1.0, admitting),
         Duty("read_on", 1.0, lambda: read_on.run_once(opened, activate)),
         Duty("expire", 60.0, lambda: expire.run_once(opened, now=clock.now(), retention_days=settings.retention_days)),
+        Duty("uploads", 300.0, lambda: uploads.run_once(opened, stored)),
         Duty("sweep", 30.0, lambda: sweep.run_once(way.fleet, settings.data_dir / "logs", now=clock.now())),
     ]
 
@@ -499,7 +596,7 @@ class Engine:
     """The engine as the front sees it (`orchestrator.routing.Engine`)."""
 
     def __init__(
-        self, settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: Objects | None = None,
+        self, settings: Settings, opened: Store, way: Directory, clock: TimeSource, kept: ObjectStore | None = None,
         token: Callable[[], str] | None = None,
     ):  # fmt: skip
         self.settings = settings
@@ -512,8 +609,16 @@ class Engine:
         self._exports = Exports(
             store=opened, clock=clock, unfinished_ms=settings.export_unfinished_s * 1000, token=token
         )
-        is_one = bucket(settings, MODS) == bucket(settings, TIFF)
-        self._export_objects = self._objects if is_one else kept or objects(settings, MODS)
+        self._kept = {TIFF: self._objects}
+        for kind in (MODS, ZIP):
+            is_one = bucket(settings, kind) == bucket(settings, TIFF)
+            self._kept[kind] = self._objects if is_one else kept or objects(settings, kind)
+        self._catalog = catalog(settings, opened)
+        self._archives = Archives(
+            store=opened, objects=self._kept[ZIP], catalog=self._catalog, clock=clock,
+            timeout_ms=settings.intake_timeout_s * 1000,
+            division=Division(settings.part_size_limit, settings.part_files_limit), token=token,
+        )  # fmt: skip
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
         """Have the owner of the job handle `request`; a new run is given a place at once."""
@@ -547,10 +652,47 @@ class Engine:
         self._directory.wake(job.id)
         return job, task_ids
 
+    async def archive(self, wanted: ArchiveRequest, owner: str | None) -> Job:
+        """Take an archive in, and begin to verify its files."""
+        if self.settings.worker_presigned:
+            raise Conflict(
+                "Machines that make archives need the keys of the object store: WORKER_PRESIGNED keeps them."
+            )
+        job = await self._archives.create(wanted, owner)
+        self._directory.wake(job.id)
+        return job
+
+    def now(self) -> int:
+        """The time, in milliseconds since 1970 UTC."""
+        return self._clock.now()
+
+    def download_url(self, job: Job) -> str:
+        """Where the archive, or the index of its parts, can be fetched for a while: with S3 from there."""
+        key = archive_rules.result_key(job)
+        if not self.settings.uses_s3 or key is None:
+            return f"{self.settings.orchestrator_url}/download/{job.id}"
+        return _signs(self.settings, ZIP, DOWNLOAD_S).url("GET", key)
+
+    async def add_files(self, files: list[StorageFile]) -> None:
+        """Add to the service's own catalog. Raises Conflict where it has none, or another file has a key."""
+        if self.settings.catalog_url:
+            raise Conflict("The catalog is that of CATALOG_URL: files are added there.")
+        await self.store.add_storage_files(files)
+
     @property
-    def export_objects(self) -> Objects:
+    def catalog(self) -> Catalog:
+        """Whose files are where, and their exports."""
+        return self._catalog
+
+    @property
+    def export_objects(self) -> ObjectStore:
         """Where the files of exports are. Its methods block."""
-        return self._export_objects
+        return self._kept[MODS]
+
+    @property
+    def archive_objects(self) -> ObjectStore:
+        """Where archives are. Its methods block."""
+        return self._kept[ZIP]
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """The environment of a task for running a worker by hand, signed for its open attempt. With WORKER_PRESIGNED

@@ -11,7 +11,7 @@ from typing import Any, Final
 from actors import telemetry, wire
 from actors.errors import ArkeError, NotFound, Unavailable
 from actors.rules.model import Job
-from actors.rules.placement import exports_host, shared_host
+from actors.rules.placement import shared_host, standing_host
 from actors.rules.states import TERMINAL_JOBS
 from actors.store import Store
 
@@ -98,7 +98,7 @@ class Directory:
         if job is None:
             raise NotFound(f"No batch has the id {job_id}.")
         if job.kind != "batch":
-            return exports_host(job_id)  # also when it is over: it is removed there, with its files
+            return standing_host(job.kind, job_id)  # also when it is over: it is removed there, with its files
         if job.placement is None or job.state in TERMINAL_JOBS:
             # Waiting, or over: what little there is to do for it needs no actor of its own.
             return shared_host(job_id, self._hosts)

@@ -25,6 +25,7 @@ from actors.rules.events import (
     Event,
     Leased,
     Loaded,
+    OutputsRemoved,
     PhasePlanned,
     PlanFailed,
 )  # fmt: skip
@@ -41,7 +42,7 @@ GROUP: Final = 512
 EPOCH_TRUST_S: Final = 10.0
 """How long after a commit its epoch is believed. An actor that was suspended for longer asks before it acts."""
 STORE_RETRY_S: Final = 0.2
-OWN: Final = (Activated, AlarmFired, Leased, DeliveryEnded, PhasePlanned, PlanFailed, Loaded)
+OWN: Final = (Activated, AlarmFired, Leased, DeliveryEnded, OutputsRemoved, PhasePlanned, PlanFailed, Loaded)
 """The events of the loop itself: time, what it has read, and results of its effects. To any other, one that is new
 included, somebody outside waits for the answer."""
 LINGER_S: Final = 1.0

@@ -9,6 +9,7 @@ ArkeError
 ├── Conflict            409  conflict
 │   └── BatchExists     409  batch_exists
 ├── Retired             410  retired
+├── Expired             410  expired
 ├── TooLarge            413  too_large
 ├── ProviderAway        502  provider_unavailable
 ├── Unavailable         503  unavailable (Retry-After)
@@ -86,6 +87,12 @@ class Retired(ArkeError):
     code, status = "retired", 410
 
 
+class Expired(ArkeError):
+    """This has expired, and its files are gone. Start it again."""
+
+    code, status = "expired", 410
+
+
 class TooLarge(ArkeError):
     """The body is over the limit. Put the list into a manifest object and name that."""
 
@@ -113,7 +120,7 @@ class Fenced(ArkeError):
 BY_CODE = {
     kind.code: kind
     for kind in (
-        InvalidInput, EmptyBatch, Unauthorized, Forbidden, NotFound, Conflict, BatchExists, Retired, TooLarge,
-        ProviderAway, Unavailable, Fenced,
+        InvalidInput, EmptyBatch, Unauthorized, Forbidden, NotFound, Conflict, BatchExists, Retired, Expired,
+        TooLarge, ProviderAway, Unavailable, Fenced,
     )
 }  # fmt: skip

@@ -13,8 +13,8 @@ from actors import telemetry
 from actors.clock import TimeSource
 from actors.errors import InvalidInput
 from actors.planning import task_id
-from actors.rules.model import Job, Task
-from actors.rules.placement import exports_host
+from actors.rules.model import Job, JobKind, Task
+from actors.rules.placement import standing_host
 from actors.rules.states import JobState
 from actors.store import Store
 from worker.kinds.mods.entity import is_pi
@@ -110,12 +110,13 @@ class Exports:
         now = self._clock.now()
         head = "batch" if wanted.is_batch else f"export_{wanted.format}"
         job_id = f"{head}_{now}_{self._token()}"
+        kind: JobKind = "exports" if wanted.is_batch else "export"
         job = Job(
             id=job_id,
-            kind="exports" if wanted.is_batch else "export",
+            kind=kind,
             state=JobState.QUEUED,
             phases=(PHASE,),
-            placement=exports_host(job_id),
+            placement=standing_host(kind, job_id),
             message={
                 "format": wanted.format,
                 "options": msgspec.to_builtins(wanted.options),

@@ -74,9 +74,7 @@ class Host:
         self._callback_base, self._secret = callback_base.rstrip("/"), secret
         self._hibernate_after_ms, self._on_idle = hibernate_after_ms, on_idle
         self._with_urls, self._more_env = with_urls, more_env or {}
-        self._readers = continue_intake and Readers(
-            read=continue_intake, store=store, clock=clock, timeout_ms=policy.intake_timeout_ms
-        )
+        self._readers = continue_intake and Readers(read=continue_intake, store=store, clock=clock, policy=policy)
         self._active: dict[str, asyncio.Task[Durable]] = {}
         self._loops: set[asyncio.Task[None]] = set()
         self._is_leaving = False

@@ -6,7 +6,6 @@ Every step is idempotent, so that the same body sent again goes on where a crash
 
 import asyncio
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,7 +17,7 @@ from actors.clock import TimeSource
 from actors.errors import BatchExists, Conflict, EmptyBatch, InvalidInput
 from actors.phases import all_phases
 from actors.planning import plan_tasks
-from actors.rules.model import MOST_WEIGHT, Job
+from actors.rules.model import JOB_ID, MOST_WEIGHT, Job
 from actors.rules.states import JobState
 from actors.sources import manifest, prefix
 from actors.sources.base import Objects, check_value, checked_file
@@ -28,7 +27,6 @@ from worker.contract import FileRef
 PAGE: Final = 1000
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Read where it arrives, in a few milliseconds; a larger body on a thread, so that other requests are answered."""
-ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TEXT_FIELDS: Final = ("batch_id", "manifest_r2_key", "r2_prefix", "uploader", "root_path", "parent_pi")
 
 
@@ -204,7 +202,7 @@ def decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
         if message.get(field) is not None and not isinstance(message[field], str):
             raise InvalidInput(f"{field} must be a string.", field=field)
     job_id = message.get("batch_id")
-    if job_id is not None and (not ID.fullmatch(job_id) or job_id == "batch"):
+    if job_id is not None and (not JOB_ID.fullmatch(job_id) or job_id == "batch"):
         raise InvalidInput("batch_id must match [A-Za-z0-9_-]{1,64} and not be 'batch'.", field="batch_id")
     if "files" in message and not isinstance(message["files"], list):
         raise InvalidInput("files must be a list.", field="files")

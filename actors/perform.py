@@ -3,15 +3,17 @@ expired is removed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
 
 from actors import telemetry
-from actors.channels.final_callback import FinalCallback
+from actors.channels.base import Channel
 from actors.errors import ArkeError
 from actors.phases import all_phases
 from actors.planning import plan_phase
+from actors.rules import archive
 from actors.rules.effects import Announce, Deliver, DestroyMachine, Effect, PlanPhase, ReleaseMachines, Remove
-from actors.rules.events import DeliveryEnded, Event, Leased, PhasePlanned, PlanFailed
+from actors.rules.events import DeliveryEnded, Event, Leased, OutputsRemoved, PhasePlanned, PlanFailed
 from actors.rules.model import Job
 from actors.store import Store
 from worker.errors import WorkerError
@@ -20,19 +22,25 @@ PAGE: Final = 1000
 AT_ONCE: Final = 10
 """Objects that are removed side by side."""
 
-DeleteObject = Callable[[str], None]
-"""Removes an object, on a thread. Raises what object stores do."""
+
+class Objects(Protocol):
+    """What removals need of the object store. Blocking: called on a thread. Raises what object stores do."""
+
+    def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> Any: ...
+    def delete(self, key: str) -> None: ...
+    def uploads(self, prefix: str) -> Any: ...
+    def abort_upload(self, key: str, upload: str) -> None: ...
+
+
 CallFleet = Callable[[dict[str, Any]], Awaitable[Any]]
 
 
 class Performer:
     """Does what the rules ask for. Each result is the next event of the job."""
 
-    def __init__(
-        self, *, store: Store, call_fleet: CallFleet, channel: FinalCallback | None, delete: DeleteObject | None = None
-    ):
-        """`delete` None: no job of this process is ever removed with its outputs."""
-        self._store, self._call_fleet, self._channel, self._delete = store, call_fleet, channel, delete
+    def __init__(self, *, store: Store, call_fleet: CallFleet, channel: Channel | None, objects: Objects | None = None):
+        """`objects` None: no job of this process is ever removed with its outputs."""
+        self._store, self._call_fleet, self._channel, self._objects = store, call_fleet, channel, objects
         self._removing: set[str] = set()  # a removal may take longer than the alarm that asks for it again
 
     async def __call__(self, job: Job, effect: Effect) -> Event | None:
@@ -54,7 +62,7 @@ class Performer:
             case Deliver(run=run):
                 return await self._deliver(job, run)
             case Remove():
-                await self._remove(job)
+                return await self._remove(job)
             case PlanPhase(run=run, phase=phase):
                 return await self._plan(job, run, phase)
             case _:
@@ -86,29 +94,32 @@ class Performer:
             return PlanFailed(run=run, phase=phase, message=f"its code raised {type(error).__name__}.", permanent=True)
         return PhasePlanned(run=run, phase=phase, tasks_total=total)
 
-    async def _remove(self, job: Job) -> None:
+    async def _remove(self, job: Job) -> Event | None:
         """The outputs first: while there are any, the rows say so, and the next alarm asks for this again."""
+        if self._objects is None:
+            raise TypeError("this process removes no outputs")
         if job.id in self._removing:
-            return
+            return None
         self._removing.add(job.id)
         try:
-            await self._remove_outputs(job)
+            if job.kind == "archive":
+                await asyncio.to_thread(_remove_folder, self._objects, archive.folder(job))
+                return OutputsRemoved()
+            await self._remove_outputs(job, self._objects.delete)
             await self._store.remove(job.id)
+            telemetry.event("job.removed", batch=job.id)
         except (WorkerError, ArkeError, OSError) as error:
             telemetry.warning("job.not_removed", batch=job.id, why=error)
-        else:
-            telemetry.event("job.removed", batch=job.id)
         finally:
             self._removing.discard(job.id)
+        return None
 
-    async def _remove_outputs(self, job: Job) -> None:
-        if self._delete is None:
-            raise TypeError("this process removes no outputs")
+    async def _remove_outputs(self, job: Job, delete: Callable[[str], None]) -> None:
         cursor = None
         while True:
             tasks, cursor = await self._store.list_tasks(job.id, limit=PAGE, cursor=cursor)
             for some in (tasks[first : first + AT_ONCE] for first in range(0, len(tasks), AT_ONCE)):
-                await asyncio.gather(*(asyncio.to_thread(self._delete, task.output_r2_key) for task in some))
+                await asyncio.gather(*(asyncio.to_thread(delete, task.output_r2_key) for task in some))
             if cursor is None:
                 return
 
@@ -118,3 +129,12 @@ class Performer:
         told = await self._channel.send(job, run)
         telemetry.event("delivery.ended", batch=job.id, run=run, outcome=told.outcome, message=told.message)
         return told
+
+
+def _remove_folder(objects: Objects, folder: str) -> None:
+    """All that is below it: lists, archives, checkpoints, and uploads that were begun."""
+    for key, upload in objects.uploads(folder):
+        objects.abort_upload(key, upload)
+    while page := objects.list(folder, None, PAGE):
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(objects.delete, [one.key for one in page]))

@@ -107,8 +107,8 @@ class StoreActor(Shell):
 
 @ray.remote
 class HostActor(Shell):
-    """`batch:{id}` runs one batch and exits when it has nothing to do; `batches:{n}` and `exports:{n}` stand and run
-    many jobs."""
+    """`batch:{id}` runs one batch and exits when it has nothing to do; `batches:{n}`, `exports:{n}` and
+    `archives:{n}` stand and run many jobs."""
 
     async def _open(self) -> None:
         self._leaving: asyncio.Task[None] | None = None
@@ -180,6 +180,7 @@ SHELLS: Final[dict[str, Any]] = {
     "batch": HostActor,
     "batches": HostActor,
     "exports": HostActor,
+    "archives": HostActor,
 }
 
 

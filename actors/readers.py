@@ -1,4 +1,5 @@
-"""The readers of prefixes in one process: one for each job, again after a pause, and not for ever.
+"""The readers of lists in one process: one for each job, again after a pause, and not for ever. A list is what is
+below a prefix, or what goes into an archive.
 
 What went wrong is known here alone, in memory: a process that starts anew tries once before it gives a batch up.
 """
@@ -8,12 +9,12 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import msgspec
-
 from actors import telemetry
 from actors.clock import TimeSource
 from actors.errors import ArkeError, Conflict, InvalidInput, NotFound
+from actors.rules.effects import Policy
 from actors.rules.model import Job
+from actors.rules.receiving import failed
 from actors.rules.states import JobState
 from actors.store import Store
 from worker import errors as worker_errors
@@ -22,11 +23,11 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 
 Read = Callable[[Job], "asyncio.Future[None]"]
-"""Begins to read the prefix of a job, from its durable cursor on."""
+"""Begins to read the list of a job, from its durable cursor on."""
 
 
 class Trouble(NamedTuple):
-    """Why the reading of a prefix stands still."""
+    """Why the reading of a list stands still."""
 
     error: BaseException
     cursor: str | None
@@ -37,17 +38,17 @@ class Trouble(NamedTuple):
 
 
 class Readers:
-    """Goes on with the prefixes that it is asked for. A prefix that cannot be read ends its batch."""
+    """Goes on with the lists that it is asked for. One that cannot be read ends its job."""
 
-    def __init__(self, *, read: Read, store: Store, clock: TimeSource, timeout_ms: int):
-        self._read, self._store, self._clock, self._timeout_ms = read, store, clock, timeout_ms
+    def __init__(self, *, read: Read, store: Store, clock: TimeSource, policy: Policy):
+        self._read, self._store, self._clock, self._policy = read, store, clock, policy
         self._reading: dict[str, asyncio.Future[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._troubles: dict[str, Trouble] = {}
 
     @property
     def idle(self) -> bool:
-        """Whether no prefix is being read."""
+        """Whether no list is being read."""
         return not self._reading and not self._ending
 
     async def go_on(self, job: Job) -> None:
@@ -71,7 +72,7 @@ class Readers:
     def _is_over(self, job: Job, trouble: Trouble) -> bool:
         """By the alarm, which each page moves; or by the time here, should the clock have gone back."""
         is_due = job.alarm_at is not None and job.alarm_at <= self._clock.now()
-        return is_due or (_time_s() - trouble.since_s) * 1000 >= self._timeout_ms
+        return is_due or (_time_s() - trouble.since_s) * 1000 >= self._policy.intake_timeout_ms
 
     def _ended(self, job: Job, reading: "asyncio.Future[None]") -> None:
         del self._reading[job.id]
@@ -96,7 +97,7 @@ class Readers:
 
     async def _end_quietly(self, job: Job, error: BaseException) -> None:
         try:
-            await self._end(job, "prefix_unreadable", error)
+            await self._end(job, "list_unreadable" if job.kind == "archive" else "prefix_unreadable", error)
         except (ArkeError, OSError) as failure:  # the reader tries again after its pause, and comes here again
             telemetry.warning("intake.not_ended", batch=job.id, why=type(failure).__name__)
 
@@ -105,12 +106,9 @@ class Readers:
         now = self._clock.now()
         row = await self._store.job(job.id)
         if row is not None and row.state is JobState.RECEIVING and row.run == job.run:
-            told = f"The prefix could not be read: {sentence(error)}"
-            await self._store.queue(
-                msgspec.structs.replace(
-                    row, state=JobState.FAILED, code=code, error=told, completed_at=now, updated_at=now, alarm_at=None
-                )
-            )
+            what = "list of files" if job.kind == "archive" else "prefix"
+            told = f"The {what} could not be read: {sentence(error)}"
+            await self._store.queue(failed(row, code, told, self._policy, now))
             telemetry.warning("intake.ended", batch=job.id, code=code, why=told)
         self.forget(job.id)
 

@@ -140,6 +140,30 @@ class Settings:
         "", "Bucket of metadata exports.", pattern=r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", computed="R2_BUCKET"
     )
 
+    r2_bucket_zip: str = _text(
+        "", "Bucket of the files that go into archives, and of the archives.",
+        pattern=r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", computed="R2_BUCKET",
+    )  # fmt: skip
+
+    # Archives of people's files
+    catalog_url: str | None = _text(
+        None,
+        "Database with the tables storage_files and storage_exports. It is read and written to, and never changed.",
+        pattern="(sqlite:///|postgresql://|postgresql\\+psycopg://).+",
+        secret=True,
+        computed="tables of the service's own database",
+    )
+    part_size_limit: int = _whole(
+        1_000_000_000, "bytes", 1024, 10**13, "Files of more bytes than this become several archives."
+    )
+    part_files_limit: int = _whole(100_000, "files", 1, 1_000_000, "So do more files than this.")
+    zip_chunk_delay: int = _whole(
+        0, "ms", 0, 60_000, "Pause between two chunks (100 files or 50 MB) while the files of an archive are verified."
+    )
+    archive_kept_s: int = _whole(
+        7 * 86_400, "s", 10, 365 * 86_400, "How long archives are kept after their end. Their rows are kept for longer."
+    )
+
     # The archive, and exports of its metadata
     arke_api_url: str = _url("https://api.arke.institute", "The Arke API, from which entities are read.")
     ipfs_gateway: str = _url("https://ipfs.arke.institute", "Gateway of which their components are asked.")
@@ -170,6 +194,9 @@ class Settings:
     )
     max_machines_mods: int = _whole(
         0, "machines", 1, 100_000, "The same for machines that export metadata.", computed="MAX_MACHINES"
+    )
+    max_machines_zip: int = _whole(
+        0, "machines", 1, 100_000, "The same for machines that make archives.", computed="MAX_MACHINES"
     )
     worker_concurrency: int = _whole(
         2, "tasks", 1, 64, "Tasks that one machine has in hand: one is downloaded while another is converted."
@@ -202,8 +229,13 @@ class Settings:
     fly_app_names_mods: tuple[str, ...] = _words(
         "The same for metadata exports.", computed="FLY_APP_NAME_MODS, else FLY_APP_NAMES", pattern=FLY_APP
     )
+    fly_app_name_zip: str = _text("", "The same for archives.", computed="FLY_APP_NAME", pattern=FLY_APP)
+    fly_app_names_zip: tuple[str, ...] = _words(
+        "The same for archives.", computed="FLY_APP_NAME_ZIP, else FLY_APP_NAMES", pattern=FLY_APP
+    )
     fly_worker_image: str | None = _text(None, "Image of the machines, best with its digest.")
     fly_worker_image_mods: str | None = _text(None, "The same for metadata exports.", computed="FLY_WORKER_IMAGE")
+    fly_worker_image_zip: str | None = _text(None, "The same for archives.", computed="FLY_WORKER_IMAGE")
     fly_region: str = _text("ord", "Region of the machines.", pattern=FLY_REGION)
     fly_regions: tuple[str, ...] = _words(
         "Regions of the machines: where one has no place, the next is asked.", computed="FLY_REGION", pattern=FLY_REGION
@@ -228,6 +260,9 @@ class Settings:
     )
     machine_pool_mods: int = _whole(
         0, "machines", 0, 100_000, "The same for machines that export metadata. MACHINE_POOL does not count here."
+    )
+    machine_pool_zip: int = _whole(
+        0, "machines", 0, 100_000, "The same for machines that make archives. MACHINE_POOL does not count here."
     )
     fly_cpu_burst_ms: int = _whole(
         5000, "ms", 0, LARGEST_MS, "What a new shared processor may use at full speed: then its machine is spent."
@@ -267,6 +302,11 @@ class Settings:
     worker_memory_mb_mods: int = _whole(
         0, "MB", 256, 131_072, "The same for metadata exports.", computed="WORKER_MEMORY_MB"
     )
+    worker_cpu_kind_zip: str = _text(
+        "", "The same for archives.", choices=("shared", "performance"), computed="WORKER_CPU_KIND"
+    )
+    worker_cpus_zip: int = _whole(0, "cpus", 1, 16, "The same for archives.", computed="WORKER_CPUS")
+    worker_memory_mb_zip: int = _whole(0, "MB", 256, 131_072, "The same for archives.", computed="WORKER_MEMORY_MB")
 
     # Tasks: the originals' names, milliseconds
     batch_size_tiff_conversion: int = _whole(
@@ -284,6 +324,8 @@ class Settings:
     task_max_ms_tiff: int = _whole(600_000, "ms", 1000, LARGEST_MS, "Longest a task may run, signs of life or not.")
     task_timeout_mods: int = _whole(60_000, "ms", 1000, LARGEST_MS, "The same silence, of an export.")
     task_max_ms_mods: int = _whole(21_600_000, "ms", 1000, LARGEST_MS, "Longest that an export may run.")
+    task_timeout_zip: int = _whole(60_000, "ms", 1000, LARGEST_MS, "The same silence, of an archive.")
+    task_max_ms_zip: int = _whole(21_600_000, "ms", 1000, LARGEST_MS, "Longest that an archive may take.")
     boot_timeout_ms: int = _whole(60_000, "ms", 1000, LARGEST_MS, "Time from spawn to a machine's first sign of life.")
     max_retry_attempts: int = _whole(5, "tries", 1, 100, "Tries of one task before it has failed.")
     spawn_give_up_s: int = _whole(
@@ -332,16 +374,17 @@ class Settings:
             "max_machines": most,
             "max_machines_tiff": self.max_machines_tiff or most,
             "max_machines_mods": self.max_machines_mods or most,
+            "max_machines_zip": self.max_machines_zip or most,
             "r2_bucket_mods": self.r2_bucket_mods or self.r2_bucket,
+            "r2_bucket_zip": self.r2_bucket_zip or self.r2_bucket,
             "arke_api_url": self.arke_api_url.rstrip("/"),
             "ipfs_gateway": self.ipfs_gateway.rstrip("/"),
             "fly_api_url": self.fly_api_url.rstrip("/"),
-            "fly_app_names": tuple(dict.fromkeys(self.fly_app_names)) or (self.fly_app_name,),
-            "fly_app_names_mods": tuple(dict.fromkeys(self.fly_app_names_mods))
-            or ((self.fly_app_name_mods,) if self.fly_app_name_mods else ())
-            or tuple(dict.fromkeys(self.fly_app_names))
-            or (self.fly_app_name,),
+            "fly_app_names": self._apps((), ""),
+            "fly_app_names_mods": self._apps(self.fly_app_names_mods, self.fly_app_name_mods),
+            "fly_app_names_zip": self._apps(self.fly_app_names_zip, self.fly_app_name_zip),
             "fly_worker_image_mods": self.fly_worker_image_mods or self.fly_worker_image,
+            "fly_worker_image_zip": self.fly_worker_image_zip or self.fly_worker_image,
             "fly_regions": tuple(dict.fromkeys(self.fly_regions)) or (self.fly_region,),
             "machine_pool_tiff": self.machine_pool if self.machine_pool_tiff < 0 else self.machine_pool_tiff,
             "worker_cpu_kind_tiff": self.worker_cpu_kind_tiff or self.worker_cpu_kind,
@@ -349,6 +392,9 @@ class Settings:
             "worker_cpu_kind_mods": self.worker_cpu_kind_mods or self.worker_cpu_kind,
             "worker_cpus_mods": self.worker_cpus_mods or self.worker_cpus,
             "worker_memory_mb_mods": self.worker_memory_mb_mods or self.worker_memory_mb,
+            "worker_cpu_kind_zip": self.worker_cpu_kind_zip or self.worker_cpu_kind,
+            "worker_cpus_zip": self.worker_cpus_zip or self.worker_cpus,
+            "worker_memory_mb_zip": self.worker_memory_mb_zip or self.worker_memory_mb,
             "worker_memory_mb_tiff": self.worker_memory_mb_tiff or self.worker_memory_mb,
         }
         for name, value in computed.items():
@@ -372,7 +418,12 @@ class Settings:
 
     @property
     def _has_pool(self) -> bool:
-        return bool(self.machine_pool or self.machine_pool_tiff or self.machine_pool_mods)
+        return bool(self.machine_pool or self.machine_pool_tiff or self.machine_pool_mods or self.machine_pool_zip)
+
+    def _apps(self, names: tuple[str, ...], name: str) -> tuple[str, ...]:
+        """Those of one kind, else those of all."""
+        every = self.fly_app_names or (self.fly_app_name,)
+        return tuple(dict.fromkeys(names or ((name,) if name else every)))
 
     @property
     def objects_dir(self) -> Path:
@@ -416,7 +467,7 @@ class Settings:
     def prepare(self) -> None:
         """Make the folders. Raises InvalidSetting where that fails, or where the socket folder is another's."""
         try:
-            for bucket in (self.r2_bucket, self.r2_bucket_mods):
+            for bucket in (self.r2_bucket, self.r2_bucket_mods, self.r2_bucket_zip):
                 self.objects_dir.joinpath(bucket).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidSetting("DATA_DIR", f"a folder that can be written to ({error.strerror})") from error

@@ -7,7 +7,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import errors
 from orchestrator.callback_path import WorkerMiddleware
-from orchestrator.routes import admin, batches, documentation, downloads, exports, fleet, health, jobs, machines
+from orchestrator.routes import (
+    admin,
+    archives,
+    batches,
+    documentation,
+    downloads,
+    exports,
+    fleet,
+    health,
+    jobs,
+    machines,
+)
 from orchestrator.routing import Engine
 
 CORS = {
@@ -21,14 +32,14 @@ def create_app(engine: Engine, *, callbacks_in_front: bool = True) -> FastAPI:
     """The application. `callbacks_in_front=False` leaves callbacks to the ordinary route."""
     app = FastAPI(
         title="Arke orchestrator",
-        summary="Batches of files through phases, and exports of metadata, each task on a machine of its own.",
+        summary="Batches of files through phases, exports of metadata, archives of files. Each task has a machine.",
         description=documentation.INTRODUCTION,
         version="1",
         docs_url=None,  # `documentation` serves a page that needs no internet
         redoc_url=None,
     )
     app.state.engine = engine
-    for group in (batches, exports, downloads, jobs, machines, fleet, admin, health):
+    for group in (batches, exports, archives, downloads, jobs, machines, fleet, admin, health):
         app.include_router(group.router)
     documentation.install(app)
     errors.install(app)

@@ -6,9 +6,9 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from actors.errors import NotFound
-from actors.rules.model import Job, Task
+from actors.rules.model import JOB_ID, Job, Task
 from actors.rules.states import TERMINAL_JOBS, TERMINAL_TASKS, JobState, TaskStatus
-from orchestrator.routing import JOB_ID, Engine
+from orchestrator.routing import Engine
 
 OF_A_BATCH: Final = re.compile(r"(batch_\d+_[0-9a-f]{8})_mods_\d+")
 ALONE: Final = re.compile(r"export_(?:mods|dc|marcxml)_\d+_[0-9a-f]{8}")

@@ -5,17 +5,16 @@ a job goes to the actor that owns it, through `Engine.call`, which finds or acti
 concurrent calls into lists.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
+from actors.archives import ArchiveRequest
 from actors.errors import NotFound
 from actors.exports import ExportRequest
 from actors.rules.costs import Charge
-from actors.rules.model import Job, Task
+from actors.rules.model import JOB_ID, Job, Task
+from actors.store.catalog_rows import Catalog, StorageFile
 from worker.objects.base import Opened
-
-JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class FrontSettings(Protocol):
@@ -44,6 +43,10 @@ class FrontSettings(Protocol):
     @property
     def export_remove_after_download(self) -> bool:
         """Whether an export goes once its file was downloaded, where its creation does not say."""
+
+    @property
+    def orchestrator_url(self) -> str:
+        """Where this service is reached."""
 
     @property
     def max_body_bytes(self) -> int:
@@ -115,6 +118,26 @@ class Engine(Protocol):
     @property
     def export_objects(self) -> ReadsObjects:
         """Where the files of exports are."""
+
+    def now(self) -> int:
+        """The time, in milliseconds since 1970 UTC."""
+
+    def download_url(self, job: Job) -> str:
+        """Where the archive, or the index of its parts, can be fetched for a while."""
+
+    async def add_files(self, files: list[StorageFile]) -> None:
+        """Add to the service's own catalog. Raises Conflict where it has none, or another file has a key."""
+
+    async def archive(self, wanted: ArchiveRequest, owner: str | None) -> Job:
+        """Take an archive in. Raises NotFound, Conflict."""
+
+    @property
+    def archive_objects(self) -> ReadsObjects:
+        """Where archives are."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """Whose files are where, and the rows of their exports."""
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """The environment of a task, signed, for running a worker by hand."""

@@ -37,6 +37,7 @@ from actors.rules.events import (
     Leased,
     Loaded,
     MachineLost,
+    OutputsRemoved,
     PhasePlanned,
     PlanFailed,
     Redelivered,
@@ -458,6 +459,15 @@ def _downloaded(d: Draft, _: Downloaded) -> Answer:
     return None
 
 
+def _outputs_removed(d: Draft, _: OutputsRemoved) -> Answer:
+    """Once more when every worker has learned that its task is over, or is dead: until then one may store something."""
+    if d.job.state not in TERMINAL_JOBS or d.job.removed_since is None:
+        return None
+    silent_at = (d.job.completed_at or d.now) + d.policy.boot_timeout_ms + d.policy.task_timeout_ms
+    d.set(expires_at=silent_at if d.now < silent_at else None)
+    return None
+
+
 def _redelivered(d: Draft, _: Redelivered) -> Answer:
     if d.job.state is not JobState.DONE or not d.policy.delivers:
         return Refused("conflict", "Only a finished batch with a receiver (WORKER_URL) can be delivered again.")
@@ -551,6 +561,7 @@ HANDLERS: Final[dict[type[Event], Callable[[Draft, Any], Answer]]] = {
     WasReset: _was_reset,
     Retried: _retried,
     Downloaded: _downloaded,
+    OutputsRemoved: _outputs_removed,
     Redelivered: _redelivered,
     DeliveryEnded: _delivery_ended,
     PhasePlanned: _phase_planned,
@@ -592,13 +603,13 @@ def _demand(d: Draft) -> tuple[int, int]:
 
 
 def _complete(d: Draft) -> None:
-    d.set(state=JobState.DONE, completed_at=d.now, expires_at=_kept_until(d))
+    d.set(state=JobState.DONE, completed_at=d.now, expires_at=_until(d, d.policy.kept_ms))
     if d.policy.delivers:
         _await_delivery(d)
 
 
-def _kept_until(d: Draft) -> int | None:
-    return None if d.policy.kept_ms is None else d.now + d.policy.kept_ms
+def _until(d: Draft, wait_ms: int | None) -> int | None:
+    return None if wait_ms is None else d.now + wait_ms
 
 
 def _await_delivery(d: Draft) -> None:
@@ -629,14 +640,17 @@ def _stop(d: Draft, state: JobState, code: str, error: str) -> None:
     for task in list(d.in_flight.values()):
         d.put(tasks.fail(task, error, d.now))
     d.effects.append(ReleaseMachines())
+    cancelled_kept_ms = d.policy.cancelled_kept_ms if state is JobState.CANCELLED else None
     d.set(
         state=state,
         code=code,
         error=error,
         completed_at=d.now,
-        expires_at=_kept_until(d),
+        expires_at=_until(d, d.policy.kept_ms if cancelled_kept_ms is None else cancelled_kept_ms),
         tasks_failed=d.job.tasks_failed + d.job.tasks_pending,
     )
+    if d.policy.tells_each_end:
+        _await_delivery(d)
     d.loaded.update({task.task_id: task for task in d.ready})  # still known to callbacks of the same turn
     d.ready, d.next_due, d.plan = [], None, "no"
 
@@ -645,7 +659,8 @@ def _alarm(d: Draft) -> int | None:
     """When the job must be looked at again (invariant 5): never None while it is not terminal or not told."""
     job = d.job
     if job.state in TERMINAL_JOBS:
-        return job.delivery_at if job.delivery is Delivery.PENDING else job.expires_at
+        told_at = job.delivery_at if job.delivery is Delivery.PENDING else None
+        return min((at for at in (told_at, job.expires_at) if at is not None), default=None)
     if job.state is JobState.QUEUED and job.placement is None and (job.alarm_at or 0) <= d.now:
         return d.now + WAITS_FOR_PLACE_MS
     if job.state is not JobState.RUNNING:

@@ -52,7 +52,7 @@ class PlanPhase(Effect, frozen=True, kw_only=True):
 
 
 class Remove(Effect, frozen=True, kw_only=True):
-    """Remove the job: its outputs from the object store, then its rows."""
+    """Remove the job: its outputs from the object store, then its rows. Of an archive the objects, and no row."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     delivery_give_up_ms: int = 86_400_000
     delivers: bool = False  # whether there is a receiver of the final callback
     removal_delay_ms: int = 120_000  # how long after its download a job is kept that goes then
+    tells_each_end: bool = False  # also that a job was cancelled or has failed, not only that it is done
     kept_ms: int | None = None  # how long a job is kept after its end, with its outputs; None: the outputs are not ours
+    cancelled_kept_ms: int | None = None  # the same where it was cancelled; None: as long as any other
     unfinished_ms: int = 3_600_000  # how long such a job may be without a machine, from its creation on
     kinds: Mapping[str, str] = {}  # the kind of machine that each phase takes; one that is not named takes any
 

@@ -96,6 +96,10 @@ class Downloaded(Event, frozen=True, kw_only=True):
     """The whole file of an export has been sent to a caller, and the export is to be removed after that."""
 
 
+class OutputsRemoved(Event, frozen=True, kw_only=True):
+    """The objects of an archive are gone, at that time. Its row stays."""
+
+
 class Redelivered(Event, frozen=True, kw_only=True):
     """The final callback is to be sent again, under the same key."""
 

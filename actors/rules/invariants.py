@@ -48,7 +48,7 @@ def _nothing_waits_forever(job: Job, rows: list[Task]) -> Iterator[str]:
         yield f"5: the job is {job.state}, its delivery {job.delivery}, and it has no alarm"
     if untold and job.delivery_at is None:
         yield "5: a delivery is pending and has no time"
-    if untold and job.state is not JobState.DONE:
+    if untold and job.state is not JobState.DONE and not (job.kind == "archive" and job.state in TERMINAL_JOBS):
         yield f"5: a delivery is pending and the job is {job.state}"
     for row in rows:
         flies = row.status is TaskStatus.PROCESSING

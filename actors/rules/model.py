@@ -1,5 +1,6 @@
 """The rows, as frozen structs. Times are milliseconds since 1970 UTC; sizes are bytes; 0 and None mean "not yet"."""
 
+import re
 from typing import Any, Final, Literal
 
 import msgspec
@@ -7,9 +8,11 @@ import msgspec
 from actors.rules.states import Delivery, JobState, MachineState, TaskStatus
 
 MOST_WEIGHT: Final = 100
+JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What ids of jobs are made of. "batch" is none: it is a part of paths."""
 
-JobKind = Literal["batch", "export", "exports"]
-"""A batch of files; one export, which is its own and only task; a batch of exports."""
+JobKind = Literal["batch", "export", "exports", "archive"]
+"""A batch of files; one export, which is its own and only task; a batch of exports; files that become archives."""
 
 
 class PhaseCount(msgspec.Struct, frozen=True):
@@ -64,6 +67,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     throttled_ms: int = 0  # for which hosts have slowed down its machines, as far as workers have told
     removed_since: int | None = None  # since when its files are being removed: it cannot begin again
     expires_at: int | None = None  # an export: until then it must have a machine; once it is over: it is removed
+    files_missing: int = 0  # of files_total, those of an archive that were not there when they were verified
+    bytes_total: int = 0  # of its files that were
 
     @property
     def tasks_pending(self) -> int:

@@ -1,6 +1,6 @@
 """What sources share: the objects they read, and the check of one file entry."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -26,6 +26,26 @@ class Objects(Protocol):
     def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> Any: ...
     def open(self, key: str, start: int = 0) -> Any: ...
     def delete(self, key: str) -> None: ...
+
+
+class Named(NamedTuple):
+    """An object that shall be in an archive. `cursor` is where to go on behind it; `size` in bytes, as far as its list
+    says; `path` is the one that it should have in the archive."""
+
+    cursor: str
+    key: str
+    path: str
+    size: int
+    filename: str
+    product: str | None = None
+    category: str | None = None
+
+
+class Listing(Protocol):
+    """Names the objects of an archive, in pages."""
+
+    async def page(self, after: str) -> list[Named]:
+        """The next ones behind the cursor `after`, "" at first; none at the end. Raises what stores do."""
 
 
 def check_key(key: str, field: str) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actors.errors import Conflict, Fenced, NotFound
 from actors.rules.model import Job, Task
-from actors.rules.placement import OWN_ACTOR, exports_host, shared_host
+from actors.rules.placement import OWN_ACTOR, shared_host, standing_host
 from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
 from actors.store.commit import Commit
 from actors.store.engine import Db, Sql, one_of
@@ -38,7 +38,7 @@ _decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
 _to_json = msgspec.json.Encoder().encode
 
 _AT_CREATION: Final = {"id", "kind", "message", "body_digest", "owner", "created_at", "placement"}
-_BY_INTAKE: Final = {"files_total", "source_cursor"}
+_BY_INTAKE: Final = {"files_total", "files_missing", "bytes_total", "source_cursor"}
 _TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION | _BY_INTAKE]
 _QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "epoch", "seq", "placement"}]
 _WHEN_PLANNED: Final = {"job_id", "phase", "n", "task_id", "input_r2_key", "output_r2_key"}
@@ -51,6 +51,16 @@ _INSERT_JOB = Sql(upsert(jobs).on_conflict_do_nothing(), [*JOBS.columns, "list_d
 _REPLACE_JOB = Sql(
     update(jobs).where(jobs.c.id == bindparam("key_id")),
     [*(name for name in JOBS.columns if name != "id"), "list_digest", "deleting"],
+)
+_OPEN_ARCHIVE = Sql(
+    select(jobs.c.id)
+    .where(
+        one_of(jobs.c.state, _OPEN_STATES),
+        jobs.c.kind == "archive",
+        jobs.c.id != bindparam("id"),
+        func.json_extract(jobs.c.message, "$.user_id") == bindparam("user"),
+    )
+    .limit(1)
 )
 _BEGIN_TO_REMOVE = Sql(
     update(jobs)
@@ -73,6 +83,8 @@ _INTAKE = Sql(
     .where(jobs.c.id == bindparam("key_id"))
     .values(
         files_total=jobs.c.files_total + bindparam("added"),
+        files_missing=jobs.c.files_missing + bindparam("missing"),
+        bytes_total=jobs.c.bytes_total + bindparam("bytes"),
         source_cursor=bindparam("cursor"),
         alarm_at=bindparam("alarm"),
     )
@@ -194,6 +206,8 @@ def create(db: Db, request: dict[str, Any]) -> bytes:
     """Insert a job, or leave the existing one untouched. Answers (row, whether it is new); None while the job that
     had the id is being removed."""
     job = _decode_job(request["job"])
+    if request.get("alone") is not None and (other := db.row(_OPEN_ARCHIVE, {"user": request["alone"], "id": job.id})):
+        raise Conflict(f"The export {other[0]} of this user is still in progress. Wait for its end, or cancel it.")
     if db.run(_INSERT_JOB, {**JOBS.values(job), "list_digest": request.get("list_digest")}) == 1:
         return msgspec.msgpack.encode((job, True))
     row = db.row(_SELECT_JOB, {"id": job.id})
@@ -279,7 +293,8 @@ def add_files(db: Db, request: dict[str, Any]) -> None:
     )
     values = {"key_id": job.id, "alarm": request["alarm_at"]}
     if added or not page:
-        db.run(_INTAKE, {**values, "added": added, "cursor": request["cursor"]})
+        found = {"added": added, "missing": request.get("missing", 0), "bytes": request.get("bytes", 0)}
+        db.run(_INTAKE, {**values, **found, "cursor": request["cursor"]})
     else:
         db.run(_INTAKE_ALARM, values)
 
@@ -343,7 +358,7 @@ def admit(db: Db, request: dict[str, Any]) -> str | None:
     if job.placement is not None:
         return job.placement
     if job.kind != "batch":
-        place = exports_host(job.id)
+        place = standing_host(job.kind, job.id)
         db.run(_PLACE, {"key_id": job.id, "place": place, "alarm": request["now"]})
         return place
     most, is_small = request["max_active"], job.tasks_total <= request["small_tasks"]

@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from actors.rules.model import JOB_ID
 from orchestrator.client import ArkeClient
-from orchestrator.routing import JOB_ID
 
 PATIENCE_S: Final = 10.0
 """How long a command asks again where the service does not answer: a restarting part of it takes seconds."""

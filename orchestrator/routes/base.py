@@ -280,7 +280,7 @@ _MEANING: Final = {
     403: "The key or signature does not allow this.",
     404: "Nothing is known under this id.",
     409: "The state of the batch does not allow this.",
-    410: "This machine is retired: exit.",
+    410: "It is gone: a machine that is retired exits, an export that has expired is started again.",
     413: "The body is over the limit.",
     502: "The provider of machines does not answer; `error` says why.",
     503: "Busy or restarting: send the same request again after Retry-After seconds.",

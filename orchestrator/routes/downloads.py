@@ -3,14 +3,16 @@
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from actors import telemetry
 from actors.errors import ArkeError, InvalidInput, NotFound, Unavailable
+from actors.rules import archive as archive_rules
 from actors.rules.model import Job, Task
-from orchestrator import downloads, zipping
-from orchestrator.exports import batch_view, file_name, find, find_batch, tasks_of, word
+from orchestrator import archives, downloads, zipping
+from orchestrator.exports import batch_view, file_name, find, find_batch, is_id, is_task_of_a_batch, tasks_of, word
 from orchestrator.routes.base import Caller, EngineOf, failures
 from orchestrator.routing import Engine
 from worker import errors as worker_errors
@@ -33,7 +35,10 @@ ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
 @router.head("/download/{task_id}", include_in_schema=False)
 @router.get("/download/{task_id}", response_class=Response, responses=FILE | failures(400, 401, 404, 503))
 async def download(task_id: str, request: Request, engine: EngineOf, owner: Caller) -> Response:
-    """The file of an export. Ranges, ETag and HEAD as in RFC 9110."""
+    """The file of an export of metadata, an archive, or the index of its parts. Ranges, ETag and HEAD as in RFC
+    9110."""
+    if not is_task_of_a_batch(task_id) and not is_id(task_id):
+        return await _archive_of(task_id, request, engine)
     job, task = await find(engine, task_id)
     if word(job, task) != "success":
         raise InvalidInput(f"Export not ready or failed. Status: {word(job, task)}")
@@ -49,6 +54,32 @@ async def download(task_id: str, request: Request, engine: EngineOf, owner: Call
         )  # fmt: skip
     except worker_errors.ObjectMissing as error:
         raise NotFound("The file of this export is not there any more. Start the export again.") from error
+    except worker_errors.WorkerError as error:
+        raise Unavailable("The object store does not answer. Send the same request again.") from error
+
+
+async def _archive_of(export_id: str, request: Request, engine: Engine) -> Response:
+    job, tasks = await archives.ready(engine, export_id, engine.now())
+    if len(tasks) == 1:
+        return await _stored_archive(request, engine, tasks[0].output_r2_key)
+    body = msgspec.json.format(msgspec.json.encode(archive_rules.index(job, tasks)))
+    name = archive_rules.index_key(job).rpartition("/")[2]
+    return Response(
+        body if request.method == "GET" else None, 200,
+        {"Content-Disposition": downloads.disposition(name), "Content-Length": str(len(body)),
+         "Cache-Control": "private", "X-Content-Type-Options": "nosniff"},
+        media_type="application/json",
+    )  # fmt: skip
+
+
+async def _stored_archive(request: Request, engine: Engine, key: str) -> Response:
+    try:
+        return await downloads.serve(
+            request, lambda start: engine.archive_objects.open(key, start), name=key.rpartition("/")[2],
+            media_type="application/zip",
+        )  # fmt: skip
+    except worker_errors.ObjectMissing as error:
+        raise NotFound("The archive is not there any more. Start the export again.") from error
     except worker_errors.WorkerError as error:
         raise Unavailable("The object store does not answer. Send the same request again.") from error
 
@@ -74,6 +105,18 @@ async def download_batch(batch_id: str, request: Request, engine: EngineOf, owne
     if request.method == "HEAD":
         return Response(None, 200, headers, media_type="application/zip")
     return StreamingResponse(_archive(engine, job, ready), 200, headers, media_type="application/zip")
+
+
+@router.head("/download/{export_id}/{part}", include_in_schema=False)
+@router.get(
+    "/download/{export_id}/{part}", response_class=Response, responses=ARCHIVE | failures(400, 401, 404, 410, 503)
+)  # fmt: skip
+async def download_part(export_id: str, part: int, request: Request, engine: EngineOf, owner: Caller) -> Response:
+    """One of the archives of an export, from 1; each opens by itself. Ranges, ETag and HEAD as in RFC 9110."""
+    _, tasks = await archives.ready(engine, export_id, engine.now())
+    if not 1 <= part <= len(tasks):
+        raise NotFound(f"The export has parts 1 to {len(tasks)}.")
+    return await _stored_archive(request, engine, tasks[part - 1].output_r2_key)
 
 
 async def _archive(engine: Engine, job: Job, tasks: list[Task]) -> AsyncIterator[bytes]:

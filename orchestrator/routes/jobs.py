@@ -5,7 +5,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from actors.errors import NotFound
-from orchestrator import callback_path, exports
+from actors.rules.model import JOB_ID
+from orchestrator import archives, callback_path, exports
+from orchestrator.archives import ArchiveStatus
 from orchestrator.exports import ExportStatus
 from orchestrator.routes.base import (
     BatchStatusWithCosts,
@@ -65,18 +67,25 @@ CALLBACK_BODY = json_body(
 )
 
 
-@router.get("/status/{job_id}", response_model=BatchStatusWithCosts | ExportStatus, responses=failures(401, 404))
+@router.get(
+    "/status/{job_id}", response_model=BatchStatusWithCosts | ExportStatus | ArchiveStatus, responses=failures(401, 404)
+)
 async def status(job_id: str, engine: EngineOf, owner: Caller) -> Response:
-    """Where a batch of files is, or an export."""
+    """Where a batch of files is, an export of metadata, or an archive of files."""
     if exports.is_task_of_a_batch(job_id):
         return respond(exports.view(*await exports.find(engine, job_id)))
     try:
         job = await find_job(engine, job_id)
     except NotFound:
+        row = await archives.find_row(engine, job_id) if JOB_ID.fullmatch(job_id) else None
+        if row is not None:
+            return respond(archives.of_row(row, engine.now()))
         raise exports.unknown() if exports.is_id(job_id) else no_batch(job_id) from None
     if job.kind == "exports":
         return respond(exports.batch_view(job, await exports.tasks_of(engine, job)))
     costs = {"costs": costs_view(job, await engine.costs(job.id))}
+    if job.kind == "archive":
+        return respond(archives.view(job, await archives.tasks_of(engine, job), engine.now()) | costs)
     if job.kind == "export":
         return respond(exports.view(*await exports.find(engine, job_id)) | costs)
     return respond(job_view(job) | costs)

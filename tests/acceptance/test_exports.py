@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actors.rules.placement import EXPORTS_ACTORS, exports_host
+from actors.rules.placement import EXPORTS_ACTORS, standing_host
 from tests.acceptance.killing import actor, role
 from tests.acceptance.service import ROOT as PROJECT
 from tests.acceptance.service import Service, eventually
@@ -64,7 +64,7 @@ def test_a_kill_costs_nothing(service: Service, expected: bytes, victim: str) ->
     task = begun(service)
     eventually(lambda: service.status(task)["state"] == "running", "a machine may take it")
     eventually(lambda: service.rows("SELECT 1 FROM tasks WHERE job_id = ? AND status = 'processing'", task), "one has")
-    kill = actor(exports_host(task)) if victim == "host" else VICTIMS[victim]
+    kill = actor(standing_host("export", task)) if victim == "host" else VICTIMS[victim]
     pid = eventually(lambda: kill(service, ""), "the process to be killed runs")
     os.kill(pid, signal.SIGKILL)
     assert until_over(service, task)["status"] == "success"
@@ -76,7 +76,9 @@ def test_a_burst_shares_the_standing_actors(service: Service) -> None:
     """All are accepted and done; there are no more processes than that."""
     tasks = [begun(service, pi_of("letters-0-0"), recursive=False) for _ in range(BURST)]
     assert {until_over(service, task)["status"] for task in tasks} == {"success"}
-    hosts = {name for name in map(exports_host, tasks) if service.pid_of_actor(name) is not None}
+    hosts = {
+        name for name in (standing_host("export", task) for task in tasks) if service.pid_of_actor(name) is not None
+    }
     assert 0 < len(hosts) <= EXPORTS_ACTORS
     assert service.pid_of_actor(f"batch:{tasks[0]}") is None
 

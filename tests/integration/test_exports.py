@@ -20,7 +20,7 @@ from actors.maintenance import expire, wake
 from actors.perform import Performer
 from actors.rules.effects import Policy
 from actors.rules.model import Job
-from actors.rules.placement import exports_host
+from actors.rules.placement import standing_host
 from actors.rules.states import JobState
 from actors.store import Store
 from actors.store.writer import LocalWriter, Writer
@@ -57,7 +57,7 @@ class World:
         return Host(
             name=name,
             store=self.store,
-            perform=Performer(store=self.store, call_fleet=self.fleet, channel=None, delete=self.objects.delete),
+            perform=Performer(store=self.store, call_fleet=self.fleet, channel=None, objects=self.objects),
             policy=POLICY,
             clock=self.clock,
             rng=random.Random(7),
@@ -67,7 +67,7 @@ class World:
         )
 
     async def ask(self, job: Job, op: str, **more: Any) -> Any:
-        return await one(self.hosts[exports_host(job.id)], {"op": op, "job": job.id, **more})
+        return await one(self.hosts[standing_host("export", job.id)], {"op": op, "job": job.id, **more})
 
     async def running(self, *pis: str, is_batch: bool = False) -> Job:
         job, _ = await self.exports.create(wanted(*pis or (PI,), is_batch=is_batch), None)
@@ -96,7 +96,7 @@ class World:
         """One round of the duty that wakes what is due."""
 
         async def activate(job_id: str) -> object:
-            return await one(self.hosts[exports_host(job_id)], {"op": "activate", "job": job_id})
+            return await one(self.hosts[standing_host("export", job_id)], {"op": "activate", "job": job_id})
 
         await wake.run_once(self.store, activate, now=self.clock.now(), longest_ms=KEPT_MS)
 
@@ -142,7 +142,7 @@ async def test_a_single_export_is_what_the_originals_workers_know(world: World) 
     assert address.path == f"/callback/{job.id}"
     assert set(parse_qs(address.query)) == {"run", "attempt", "sig"}
     assert job.id.startswith("export_mods_1800000000000_")
-    assert job.placement == exports_host(job.id)
+    assert job.placement == standing_host("export", job.id)
 
 
 async def test_a_batch_has_a_task_for_each_entity(world: World) -> None:
@@ -259,7 +259,7 @@ async def test_a_job_that_is_over_is_still_the_host_of_exports_own(world: World,
     way = Directory(store=world.store, run_dir=tmp_path, ensure=None, max_active=1, small_tasks=50, hosts=2)  # type: ignore[arg-type]
     job = await world.running()
     await world.done(job)
-    assert await way._place(job.id) == exports_host(job.id)
+    assert await way._place(job.id) == standing_host("export", job.id)
 
 
 async def test_its_rows_do_not_go_before_its_file(world: World) -> None:

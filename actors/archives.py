@@ -1,0 +1,295 @@
+"""Archives are taken in: a request becomes one row, whose list of files a standing actor then verifies.
+
+The files are those that a user has by the catalog, those below a prefix, or those of a list of keys. Only exports from
+the catalog have a row there.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import quote
+
+import msgspec
+
+from actors import telemetry
+from actors.clock import TimeSource
+from actors.errors import ArkeError, Conflict, InvalidInput, NotFound
+from actors.rules.model import JOB_ID, Job
+from actors.rules.placement import standing_host
+from actors.rules.states import JobState
+from actors.sources import keys as listed
+from actors.sources import prefix
+from actors.sources.base import Listing, check_key
+from actors.sources.below import Below
+from actors.sources.catalog import Catalogued
+from actors.sources.keys import Keys
+from actors.store import Store
+from actors.store.catalog_rows import Catalog, CatalogExport, Selection, row_of
+from worker.kinds.zip.codec import CODECS
+
+PHASE: Final = "ARCHIVING"
+TYPES: Final = ("full", "blog", "ivy", "category")
+PRODUCTS: Final = ("blog", "ivy")
+"""Types of which one is all files of the product of that name."""
+MOST_TEXT: Final = 200
+NOBODY: Final = "_"
+"""In keys, where no user is named."""
+_SAFE: Final = "@:+=,~ !()"
+
+
+class ArchiveRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants: one of `export_id` (a row of the catalog that waits), `user_id` with `export_type` (the
+    catalog), `prefix` and `keys`."""
+
+    export_id: str | None = None
+    user_id: str | None = None
+    export_type: str | None = None
+    filter_params: dict[str, Any] = {}
+    prefix: str | None = None
+    keys: tuple[str, ...] | None = None
+    name: str | None = None
+    level: int | None = None
+    codec: str | None = None
+    alone: bool = False
+    """Only while no other archive of the user is being made."""
+
+    @property
+    def is_catalogued(self) -> bool:
+        """Whether the files are those of the catalog, and the export has a row there."""
+        return self.prefix is None and self.keys is None
+
+
+def understand(raw: bytes) -> ArchiveRequest:
+    """The body of POST /export/zip. Raises InvalidInput with the field named."""
+    body = as_object(raw)
+    ways = [name for name in ("export_id", "r2_prefix", "keys", "export_type") if body.get(name) is not None]
+    if len(ways) != 1:
+        raise InvalidInput(
+            "Name the files in one way: user_id with export_type, export_id of a row that waits, r2_prefix, or keys.",
+            field=ways[1] if ways else "export_type",
+        )
+    wanted = ArchiveRequest(
+        export_id=_export_id(body.get("export_id")),
+        user_id=user(body.get("user_id")),
+        prefix=_prefix(body.get("r2_prefix")),
+        keys=_keys(body.get("keys")),
+        name=_text(body.get("name"), "name"),
+        level=_level(body.get("level")),
+        codec=_codec(body.get("codec")),
+    )
+    return of_type(wanted, body["export_type"], body.get("filter_params")) if ways == ["export_type"] else wanted
+
+
+def of_type(wanted: ArchiveRequest, type_: object, filters: object) -> ArchiveRequest:
+    """The same, of a user's files of this type. Raises InvalidInput."""
+    if not isinstance(type_, str) or type_ not in TYPES:
+        raise InvalidInput(f"export_type must be one of {', '.join(TYPES)}.", field="export_type")
+    if wanted.user_id is None:
+        raise InvalidInput("user_id is missing: whose files?", field="user_id")
+    params = {} if filters is None else filters
+    if not isinstance(params, dict):
+        raise InvalidInput("filter_params must be an object.", field="filter_params")
+    if type_ == "category":
+        _category(params)
+    return msgspec.structs.replace(wanted, export_type=type_, filter_params=params)
+
+
+def _category(params: dict[str, Any]) -> str:
+    category = params.get("category")
+    if not isinstance(category, str) or not category:
+        raise InvalidInput("filter_params.category must name a category.", field="filter_params.category")
+    return category
+
+
+def as_object(raw: bytes) -> dict[str, Any]:
+    """A body that is a JSON object. Raises InvalidInput."""
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput("The body is not valid JSON.") from error
+    if not isinstance(body, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    return body
+
+
+def user(value: object) -> str | None:
+    """The id of a user, as the catalog has it. Raises InvalidInput."""
+    found = _text(value, "user_id")
+    if found in (".", ".."):
+        raise InvalidInput("user_id must not be '.' or '..'.", field="user_id")
+    return found
+
+
+def _text(value: object, field: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MOST_TEXT:
+        raise InvalidInput(f"{field} must be a text of 1 to {MOST_TEXT} characters.", field=field)
+    return value
+
+
+def _export_id(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not JOB_ID.fullmatch(value) or value == "batch"):
+        raise InvalidInput("export_id must match [A-Za-z0-9_-]{1,64}.", field="export_id")
+    return value
+
+
+def _prefix(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidInput("r2_prefix must be a string.", field="r2_prefix")
+    prefix.check(value)
+    return value
+
+
+def _keys(value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or any(not isinstance(key, str) for key in value):
+        raise InvalidInput("keys must be a list of the keys of objects.", field="keys")
+    for n, key in enumerate(value):
+        check_key(key, f"keys[{n}]")
+    return tuple(dict.fromkeys(value))
+
+
+def _level(value: object) -> int | None:
+    if value is not None and (type(value) is not int or not 0 <= value <= 9):
+        raise InvalidInput("level must be a whole number from 0 (stored) to 9.", field="level")
+    return value
+
+
+def _codec(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or value not in CODECS):
+        raise InvalidInput(f"codec must be one of {', '.join(CODECS)}.", field="codec")
+    return value
+
+
+class Division(NamedTuple):
+    """Where a new part begins: bytes of files, and files."""
+
+    bytes: int
+    files: int
+
+
+class Objects(Protocol):
+    """What this needs of the object store. Blocking: called on a thread."""
+
+    def read(self, key: str, limit: int) -> bytes: ...
+    def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> Any: ...
+    def open(self, key: str, start: int = 0) -> Any: ...
+    def put(self, key: str, body: bytes, content_type: str) -> Any: ...
+    def delete(self, key: str) -> None: ...
+
+
+class Archives:
+    """Takes archives in. Any number of processes may."""
+
+    def __init__(
+        self, *, store: Store, objects: Objects, catalog: Catalog, clock: TimeSource, timeout_ms: int,
+        division: Division, token: Callable[[], str] | None = None,
+    ) -> None:  # fmt: skip
+        """`token` gives the eight hexadecimal digits at the end of an id; a simulation brings its own."""
+        self._store, self._objects, self._catalog, self._clock = store, objects, catalog, clock
+        self._timeout_ms, self._division = timeout_ms, division
+        self._token = token or (lambda: secrets.token_hex(4))
+
+    async def create(self, wanted: ArchiveRequest, owner: str | None) -> Job:
+        """The job, on disk and with its place.
+
+        Raises:
+            NotFound: no row of the catalog has the id.
+            Conflict: that row does not wait any more, or another archive of the user is being made.
+        """
+        now = self._clock.now()
+        row = None if wanted.export_id is None else await self._waiting_row(wanted.export_id)
+        if row is not None:
+            wanted = of_type(msgspec.structs.replace(wanted, user_id=row.user_id), row.export_type, row.filter_params)
+        job = self._job(wanted, row.created_at if row is not None else now, now, owner)
+        if wanted.keys is not None:
+            key = f"{job.message['folder']}{listed.OBJECT}"
+            await asyncio.to_thread(self._objects.put, key, listed.encoded(wanted.keys), "application/json")
+        alone = wanted.user_id if wanted.alone else None
+        _, is_new = await self._store.create(job, alone=alone)
+        if not is_new:
+            raise Conflict(f"The export {job.id} was started before.")
+        telemetry.event("archive.taken_in", archive=job.id)
+        await self._note(job)
+        return job
+
+    async def _waiting_row(self, export_id: str) -> CatalogExport:
+        row = await self._catalog.export(export_id)
+        if row is None:
+            raise NotFound(f"The catalog has no export {export_id}.")
+        if row.status != "pending":
+            raise Conflict(f"The export {export_id} is {row.status}: it was started before.")
+        return row
+
+    async def _note(self, job: Job) -> None:
+        """In the catalog, so that it is listed at once. What fails here is done again by who verifies."""
+        try:
+            await note(self._catalog, job, "pending")
+        except (ArkeError, OSError) as error:
+            telemetry.warning("catalog.not_told", archive=job.id, why=error)
+
+    def _job(self, wanted: ArchiveRequest, created_at: int, now: int, owner: str | None) -> Job:
+        job_id = wanted.export_id or f"export_zip_{now}_{self._token()}"
+        message = {
+            "user_id": wanted.user_id,
+            "export_type": wanted.export_type,
+            "filter_params": wanted.filter_params,
+            "r2_prefix": wanted.prefix,
+            "name": wanted.name or _title(wanted),
+            "level": wanted.level,
+            "codec": wanted.codec,
+            "source": "catalog" if wanted.is_catalogued else "prefix" if wanted.prefix is not None else "keys",
+            "folder": f"exports/{quote(wanted.user_id or NOBODY, safe=_SAFE)}/{job_id}/",
+            "part_bytes": self._division.bytes,
+            "part_files": self._division.files,
+        }
+        return Job(
+            id=job_id,
+            kind="archive",
+            state=JobState.RECEIVING,
+            phases=(PHASE,),
+            placement=standing_host("archive", job_id),
+            message={name: value for name, value in message.items() if value is not None},
+            source_cursor="",
+            alarm_at=now + self._timeout_ms,
+            owner=owner,
+            created_at=created_at,
+            updated_at=now,
+        )
+
+
+def _title(wanted: ArchiveRequest) -> str:
+    if wanted.prefix is not None:
+        return f"Archive of {wanted.prefix}"
+    return "Archive" if wanted.user_id is None else f"Files of {wanted.user_id}"
+
+
+def listing(job: Job, objects: Objects, catalog: Catalog) -> Listing:
+    """Where the files of an archive are named."""
+    told = job.message
+    if told["source"] == "prefix":
+        return Below(objects, told["r2_prefix"], told["folder"])
+    if told["source"] == "keys":
+        return Keys(objects, f"{told['folder']}{listed.OBJECT}")
+    return Catalogued(catalog, _selection(told))
+
+
+def _selection(told: dict[str, Any]) -> Selection:
+    kind = told["export_type"]
+    return Selection(
+        user_id=told["user_id"],
+        product=kind if kind in PRODUCTS else None,
+        category=_category(told["filter_params"]) if kind == "category" else None,
+    )
+
+
+async def note(catalog: Catalog, job: Job, status: str) -> None:
+    """Tell the catalog of an export that has begun, if it has a row there. May be done again."""
+    if job.message["source"] != "catalog":
+        return
+    await catalog.put_export(msgspec.structs.replace(row_of(job, ()), status=status))

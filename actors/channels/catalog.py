@@ -1,0 +1,51 @@
+"""The end of an archive, told to those who look for it: the index of its parts, and its row of the catalog."""
+
+import asyncio
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from actors.errors import ArkeError
+from actors.rules import archive
+from actors.rules.events import DeliveryEnded
+from actors.rules.model import Job, Task
+from actors.store import Store
+from actors.store.catalog_rows import Catalog, row_of
+from worker.errors import WorkerError
+
+PAGE: Final = 1000
+
+
+class Objects(Protocol):
+    """What this needs of the object store. Blocking: called on a thread."""
+
+    def put(self, key: str, body: bytes, content_type: str) -> Any: ...
+
+
+class CatalogChannel:
+    """Told again, both are what they were: neither depends on when that is."""
+
+    def __init__(self, store: Store, objects: Objects, catalog: Catalog) -> None:
+        self._store, self._objects, self._catalog = store, objects, catalog
+
+    async def send(self, job: Job, run: int) -> DeliveryEnded:
+        """Tell once."""
+        try:
+            tasks = await self._tasks(job)
+            if archive.result_key(job) == archive.index_key(job):
+                index = msgspec.json.format(msgspec.json.encode(archive.index(job, tasks)))
+                await asyncio.to_thread(self._objects.put, archive.index_key(job), index, "application/json")
+            if job.message["source"] == "catalog":
+                await self._catalog.put_export(row_of(job, tasks))
+        except (ArkeError, WorkerError, OSError) as error:
+            return DeliveryEnded(run=run, outcome="retry", message=f"The catalog was not told: {error}")
+        return DeliveryEnded(run=run, outcome="delivered")
+
+    async def _tasks(self, job: Job) -> list[Task]:
+        found: list[Task] = []
+        cursor: str | None = None
+        while True:
+            page, cursor = await self._store.list_tasks(job.id, limit=PAGE, cursor=cursor)
+            found += page
+            if cursor is None:
+                return found

@@ -1,0 +1,15 @@
+"""What an archive is made of: how many of its files were missing, and the bytes of the others."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns: jobs of before have no such files."""
+    op.add_column("jobs", sa.Column("files_missing", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("bytes_total", sa.BigInteger, nullable=False, server_default="0"))

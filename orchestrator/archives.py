@@ -11,6 +11,7 @@ from actors.rules.archive import told
 from actors.rules.model import JOB_ID, Job, Task
 from actors.rules.states import JobState, TaskStatus
 from actors.store.catalog_rows import CatalogExport, row_of
+from orchestrator import exports
 from orchestrator.routing import Engine
 
 PAGE: Final = 1000
@@ -226,7 +227,7 @@ async def ready(engine: Engine, export_id: str, now: int) -> tuple[Job, list[Tas
     if job is None:
         row = await engine.catalog.export(export_id)
         if row is None:
-            raise unknown(export_id)
+            raise exports.unknown()  # the id may be of any kind of export
         if row.expires_at is not None and row.expires_at <= now:
             raise Expired
         raise InvalidInput(f"Export not ready or failed. Status: {row.status}")

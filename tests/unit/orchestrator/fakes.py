@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from actors.archives import ArchiveRequest
 from actors.errors import BatchExists, NotFound
 from actors.exports import ExportRequest
 from actors.intake import decode
 from actors.rules.costs import Charge
 from actors.rules.model import Job, Task
+from actors.store.catalog_rows import CatalogExport, StorageFile
 
 SECRET = "callback-secret"
 
@@ -26,6 +28,7 @@ class FakeSettings:
     environment: str = "development"
     max_body_bytes: int = 100_000
     export_remove_after_download: bool = False
+    orchestrator_url: str = "http://127.0.0.1:8787"
 
 
 @dataclass
@@ -59,6 +62,23 @@ class FakeStore:
         return self.rows.get(job_id, [])[:limit], None
 
 
+class FakeCatalog:
+    """Rows in memory."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, CatalogExport] = {}
+
+    async def export(self, export_id: str) -> CatalogExport | None:
+        """One row."""
+        return self.rows.get(export_id)
+
+    async def exports(
+        self, user_id: str, *, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[CatalogExport], str | None]:
+        """All of the user."""
+        return [row for row in self.rows.values() if row.user_id == user_id][:limit], None
+
+
 class FakeEngine:
     """Satisfies `orchestrator.routing.Engine`."""
 
@@ -76,6 +96,10 @@ class FakeEngine:
         self.parts = {"store": "ok", "objects": "ok"}
         self.exports: list[tuple[ExportRequest, str | None]] = []
         self.export_objects: Any = None
+        self.archives: list[tuple[ArchiveRequest, str | None]] = []
+        self.archive_objects: Any = None
+        self.catalog: Any = FakeCatalog()
+        self.files: list[StorageFile] = []
 
     async def costs(self, job_id: str, /) -> Charge:
         """The same for all."""
@@ -117,6 +141,27 @@ class FakeEngine:
         self.exports.append((wanted, owner))
         job = Job(id="batch_1_00000000" if wanted.is_batch else "export_mods_1_00000000")
         return job, [f"{job.id}_mods_{n}" for n in range(len(wanted.pis))] if wanted.is_batch else [job.id]
+
+    def now(self) -> int:
+        """Always the same."""
+        return 1_800_000_000_000
+
+    def download_url(self, job: Job) -> str:
+        """That of the service."""
+        return f"{self.settings.orchestrator_url}/download/{job.id}"
+
+    async def archive(self, wanted: ArchiveRequest, owner: str | None) -> Job:
+        """Write down; the id is always the same."""
+        if self.failure is not None:
+            raise self.failure
+        self.archives.append((wanted, owner))
+        return Job(id="export_zip_1_00000000", kind="archive")
+
+    async def add_files(self, files: list[StorageFile]) -> None:
+        """Write down."""
+        if self.failure is not None:
+            raise self.failure
+        self.files += files
 
     async def task_environment(self, job_id: str, task_id: str) -> dict[str, str]:
         """A little of one."""

@@ -13,6 +13,7 @@ import msgspec
 from actors.errors import Unavailable
 from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, Task
+from actors.store.catalog_rows import CatalogExport, CatalogFile, Selection, StorageFile
 from actors.store.commit import Commit
 from actors.store.standing import NEVER
 from worker.contract import FileRef
@@ -44,9 +45,14 @@ _ANSWERS: Final[dict[str, Any]] = {
     "stalled": list[Job],
     "expired": list[str],
     "some_machines": list[Machine],
+    "storage_files": list[CatalogFile],
+    "storage_export": CatalogExport | None,
+    "storage_exports": tuple[list[CatalogExport], str | None],
 }
-"""What the functions of `actors.store.reads` answer."""
+"""What the functions of `actors.store.reads` and `actors.store.catalog_reads` answer."""
 _decoders: Final = {question: msgspec.msgpack.Decoder(answer).decode for question, answer in _ANSWERS.items()}
+
+FILES_AT_ONCE: Final = 1_000  # of one request, so that a long list holds up no commit
 
 PATIENCE_S: Final = 10.0
 PAUSE_S: Final = 0.1
@@ -62,7 +68,7 @@ class ReadSide(Protocol):
     """Where reads go."""
 
     async def ask(self, question: str, *arguments: Any) -> Any:
-        """What the function of that name in `actors.store.reads` answers."""
+        """What the function of that name in `actors.store.reads` or `catalog_reads` answers."""
 
     async def close(self) -> None:
         """Let go of the file, where there is one."""
@@ -225,6 +231,20 @@ class Store:
         count: int = await self._write.call({"op": "forget_machines", "before": before, "limit": limit})
         return count
 
+    # -- writes: the catalog ------------------------------------------------------------------------
+
+    async def add_storage_files(self, rows: list[StorageFile]) -> None:
+        """Insert files, or replace those of the same ids, in several transactions if they are many. A file that was
+        deleted stays so unless its row says otherwise. Raises Conflict where another file has a key.
+        """
+        for first in range(0, len(rows), FILES_AT_ONCE):
+            page = rows[first : first + FILES_AT_ONCE]
+            await self._write.call({"op": "add_storage_files", "files": _encode(page)})
+
+    async def put_export(self, row: CatalogExport) -> None:
+        """Insert the row of an export; of one that exists change `catalog_rows.CHANGES` only."""
+        await self._write.call({"op": "put_export", "export": _encode(row)})
+
     # -- reads --------------------------------------------------------------------------------------
 
     async def singleton_epoch(self, name: str) -> int:
@@ -319,6 +339,21 @@ class Store:
     async def machines(self, *, alive: bool = True) -> list[Machine]:
         """All machines, or those that are not gone; oldest first."""
         return await self._read("some_machines", alive)
+
+    async def storage_files(self, selection: Selection, after: str | None, limit: int) -> list[CatalogFile]:
+        """The files of a selection that are not deleted, in the order of id, after the id `after`."""
+        return await self._read("storage_files", selection.user_id, selection.product, selection.category, after, limit)
+
+    async def storage_export(self, export_id: str) -> CatalogExport | None:
+        """The row of an export."""
+        return await self._read("storage_export", export_id)
+
+    async def storage_exports(
+        self, user_id: str, *, limit: int = 50, cursor: str | None = None
+    ) -> tuple[list[CatalogExport], str | None]:
+        """A page of a user's exports, newest first, and the cursor of the next one. Raises InvalidInput for a wrong
+        cursor."""
+        return await self._read("storage_exports", user_id, limit, cursor)
 
 
 class PatientWriteSide:

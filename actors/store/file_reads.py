@@ -3,17 +3,19 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.exc import DBAPIError
 
 from actors.errors import Unavailable
-from actors.store import reads
+from actors.store import catalog_reads, reads
 from actors.store.engine import Db, DriverError, open_file
+
+_QUESTIONS: Final = {**reads.QUESTIONS, **catalog_reads.QUESTIONS}
 
 
 class FileReads:
-    """Answers the questions of `actors.store.reads`. `inline`: in the caller's thread, for a simulation."""
+    """Answers the questions of `reads` and `catalog_reads`. `inline`: in the caller's thread, for a simulation."""
 
     def __init__(self, path: Path, *, inline: bool = False) -> None:
         self._path = path
@@ -38,7 +40,7 @@ class FileReads:
         try:
             if self._db is None:
                 self._db = open_file(self._path, read_only=True)
-            return reads.QUESTIONS[question](self._db, *arguments)
+            return _QUESTIONS[question](self._db, *arguments)
         except (DriverError, DBAPIError) as error:
             self._close_file()
             raise Unavailable(

@@ -3,8 +3,6 @@
 Tasks are answered as they stand (`actors.store.standing`), which is not always as they are stored.
 """
 
-import base64
-import binascii
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -12,10 +10,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Select, and_, bindparam, func, not_, or_, select, tuple_
 
-from actors.errors import InvalidInput
 from actors.rules.costs import RUNS, Charge, time_of
 from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, MachineState, TaskStatus
+from actors.store.cursors import FIRST, cursor_of, key_of
 from actors.store.engine import Db, Row, Sql, one_of
 from actors.store.standing import NEVER, Span, as_new, spans, standing
 from actors.store.tables import COSTS, JOBS, MACHINES, TASKS, costs, files, jobs, machines, singletons, tasks
@@ -24,7 +22,6 @@ from worker.contract import FileRef
 _decode_file = msgspec.json.Decoder(FileRef).decode
 _OPEN: Final = sorted(state.value for state in JobState if state not in TERMINAL_JOBS)
 _TERMINAL: Final = sorted(state.value for state in TERMINAL_JOBS)
-_FIRST: Final = -1  # before every n and phase
 _Place = tuple[int, int, int, int]
 
 _STATUS_ERROR: Final = [JobState.CANCELLED.value, JobState.FAILED.value]
@@ -158,7 +155,7 @@ _LIST_TASKS_STATUS = Sql(
     _all_tasks.where(
         tasks.c.status == bindparam("status"),
         tuple_(*_status_order) > tuple_(bindparam("phase"), bindparam("run"), bindparam("not_before"), bindparam("n")),
-        tuple_(*_status_order) < tuple_(bindparam("end_phase"), bindparam("end_run"), _FIRST, _FIRST),
+        tuple_(*_status_order) < tuple_(bindparam("end_phase"), bindparam("end_run"), FIRST, FIRST),
     )
     .order_by(*_status_order)
     .limit(bindparam("most"))
@@ -361,11 +358,11 @@ def reading(db: Db, limit: int, cursor: str | None) -> tuple[list[Job], str | No
 def _page_of_jobs(
     db: Db, sql: Sql, values: dict[str, Any], limit: int, cursor: str | None
 ) -> tuple[list[Job], str | None]:
-    before, before_id = _read_cursor(cursor, (int, str)) if cursor else (NEVER, "")
+    before, before_id = key_of(cursor, (int, str)) if cursor else (NEVER, "")
     rows = db.rows(sql, {**values, "before": before, "before_id": before_id, "most": limit + 1})
     found = [JOBS.struct_of(row) for row in rows[:limit]]
     more = len(rows) > limit
-    return found, _cursor(found[-1].created_at, found[-1].id) if more and found else None
+    return found, cursor_of(found[-1].created_at, found[-1].id) if more and found else None
 
 
 def _jobs_by(state: str | None, status: str | None) -> tuple[Sql, dict[str, Any]]:
@@ -386,17 +383,17 @@ def list_tasks(
     """By phase and number; those of one status in the order in which they are (or were) to be taken."""
     if status is not None:
         return _list_status(db, job_id, TaskStatus(status), limit, cursor)
-    phase, n = _read_cursor(cursor, (int, int)) if cursor else (_FIRST, _FIRST)
+    phase, n = key_of(cursor, (int, int)) if cursor else (FIRST, FIRST)
     found = _tasks(db, job_id, _LIST_TASKS, {"phase": phase, "n": n, "most": limit + 1})
     if len(found) <= limit:
         return found, None
-    return found[:limit], _cursor(found[limit - 1].phase, found[limit - 1].n)
+    return found[:limit], cursor_of(found[limit - 1].phase, found[limit - 1].n)
 
 
 def _list_status(
     db: Db, job_id: str, status: TaskStatus, limit: int, cursor: str | None
 ) -> tuple[list[Task], str | None]:
-    at: _Place = _read_cursor(cursor, (int,) * 4) if cursor else (_FIRST,) * 4
+    at: _Place = key_of(cursor, (int,) * 4) if cursor else (FIRST,) * 4
     with _snapshot(db):
         found = job(db, job_id)
         where = spans(status, found) if found is not None else ()
@@ -404,12 +401,12 @@ def _list_status(
     page = sorted(stored, key=_place)[:limit]
     return (
         [standing(task, found) for task in page if found is not None],
-        _cursor(*_place(page[-1])) if len(stored) > limit and page else None,
+        cursor_of(*_place(page[-1])) if len(stored) > limit and page else None,
     )
 
 
 def _of_span(db: Db, job_id: str, span: Span, at: _Place, most: int) -> list[Task]:
-    after = max(at, (*span.first, _FIRST, _FIRST))
+    after = max(at, (*span.first, FIRST, FIRST))
     place = dict(zip(("phase", "run", "not_before", "n"), after, strict=True))
     end = {"end_phase": span.end[0], "end_run": span.end[1]}
     values = {"job_id": job_id, "status": span.status.value, **place, **end, "most": most}
@@ -453,21 +450,6 @@ def some_machines(db: Db, alive: bool) -> list[Machine]:
 
 def _json(value: list[str]) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _cursor(*key: int | str) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str, types: tuple[type, ...]) -> tuple[Any, ...]:
-    """The key inside a cursor. Raises InvalidInput for what this module has not made."""
-    try:
-        key = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=tuple[Any, ...])
-    except (ValueError, binascii.Error, msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor") from error
-    if tuple(map(type, key)) != types or any(type(part) is int and not _FIRST <= part <= NEVER for part in key):
-        raise InvalidInput("The cursor is not one of this list. Start without.", field="cursor")
-    return key
 
 
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {

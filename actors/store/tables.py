@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 
 from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, Task
+from actors.store.catalog_rows import CatalogExport, CatalogFile
 
 metadata: Final = MetaData()
 
@@ -156,6 +157,53 @@ singletons: Final = Table(
     Column("seq", BigInteger, nullable=False),
 )
 
+storage_files: Final = Table(
+    "storage_files",
+    metadata,
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("r2_key", Text, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("mime_type", Text),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("product", Text),
+    Column("category", Text),
+    Column("parent_id", Text),
+    Column("metadata", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+)
+# Each of what a selection may ask for, in the order of its pages, without the deleted: a page steps over none.
+_is_kept = storage_files.c.deleted_at.is_(None)
+Index("storage_files_key", storage_files.c.r2_key, unique=True)
+Index("storage_files_user", storage_files.c.user_id, storage_files.c.id, sqlite_where=_is_kept)
+Index(
+    "storage_files_product",
+    storage_files.c.user_id, storage_files.c.product, storage_files.c.id, sqlite_where=_is_kept,
+)  # fmt: skip
+Index(
+    "storage_files_category",
+    storage_files.c.user_id, storage_files.c.category, storage_files.c.id, sqlite_where=_is_kept,
+)  # fmt: skip
+
+storage_exports: Final = Table(
+    "storage_exports",
+    metadata,
+    Column("id", Text, primary_key=True, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("export_type", Text, nullable=False),
+    Column("filter_params", Text, nullable=False),
+    Column("r2_key", Text),
+    Column("size_bytes", BigInteger),
+    Column("file_count", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("completed_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("error_message", Text),
+)
+Index("storage_exports_user", storage_exports.c.user_id, storage_exports.c.created_at, storage_exports.c.id)
+
 S = TypeVar("S", bound=msgspec.Struct)
 _to_json: Final = msgspec.json.Encoder().encode
 _from_json: Final = msgspec.json.Decoder().decode
@@ -208,3 +256,5 @@ JOBS: Final = Codec(Job, jobs)
 TASKS: Final = Codec(Task, tasks)
 MACHINES: Final = Codec(Machine, machines)
 COSTS: Final = Codec(Charge, costs)
+CATALOG_FILES: Final = Codec(CatalogFile, storage_files)
+EXPORTS: Final = Codec(CatalogExport, storage_exports)

@@ -9,12 +9,16 @@ from typing import Any, Final
 
 from actors import telemetry
 from actors.errors import CANNOT_WRITE, ArkeError, InvalidInput, Unavailable
-from actors.store import batches, fleet
+from actors.store import batches, catalog, fleet
 from actors.store.engine import Db, DriverError, make_engine, migrate
 
 MAX_GROUP: Final = 4096  # requests of one transaction, so that none waits for a very long one
 
-_OPERATIONS: Final[dict[str, Callable[[Db, dict[str, Any]], Any]]] = {**batches.OPERATIONS, **fleet.OPERATIONS}
+_OPERATIONS: Final[dict[str, Callable[[Db, dict[str, Any]], Any]]] = {
+    **batches.OPERATIONS,
+    **fleet.OPERATIONS,
+    **catalog.OPERATIONS,
+}
 
 
 class _GroupFailed(Exception):

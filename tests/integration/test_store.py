@@ -21,7 +21,7 @@ from actors.errors import Conflict, Fenced, InvalidInput, NotFound, Unavailable
 from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, PhaseCount, Task
 from actors.rules.states import Delivery, JobState, MachineState, TaskStatus
-from actors.store import Commit, Store, batches, reads, tables
+from actors.store import Commit, Store, batches, catalog, catalog_reads, reads, tables
 from actors.store.engine import Db, Sql, make_engine, migrate, open_file
 from actors.store.file_reads import FileReads
 from actors.store.served import Served
@@ -823,7 +823,7 @@ def test_no_question_scans_or_sorts(tmp_path: Path) -> None:
     db = open_file(tmp_path / "arke.db", read_only=True)
     plan = plans(db)
     sorts_few = {"_ALARM_FAR", "_DELIVERY_DUE", "_MACHINES_ALIVE", "_LIST_ERROR", "_LIST_PHASE", "_STALLED"}
-    for owner in (reads, batches):
+    for owner in (reads, batches, catalog_reads, catalog):
         for name, sql in vars(owner).items():
             if not isinstance(sql, Sql) or sql.text.startswith("INSERT") or name == "_MACHINES":
                 continue

@@ -143,6 +143,8 @@ def read_place(cursor: str, times: Times, ids: Ids) -> tuple[Any, Any]:
 
 
 def _time_at(text: str, times: Times, *, is_number: bool) -> Any:
+    if times is not Times.TEXT and is_number is not (times in (Times.INTEGER, Times.SECONDS)):
+        raise ValueError("a time of another column")
     if times not in (Times.ZONED, Times.NAIVE):
         return to_id(text, Ids.INTEGER if is_number else Ids.TEXT)
     moment = datetime.fromisoformat(text)

@@ -313,11 +313,11 @@ def _put_export(connection: Connection, schema: Schema, row: CatalogExport) -> N
 
 
 def _values(schema: Schema, row: CatalogExport, *, example: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """Those fields of the row as the columns hold them."""
+    """Those fields of the row as the columns hold them. `example` is a `created_at` of the table."""
     values: dict[str, Any] = {name: getattr(row, name) for name in names}
     for name in TIMES:
         if name in values:
-            values[name] = to_time(values[name], schema.times[name], example)
+            values[name] = to_time(values[name], schema.times[name], example if schema.alike(name) else None)
     if "filter_params" in values:
         values["filter_params"] = to_filter(row.filter_params, schema.exports.c.filter_params.type)
     return values

@@ -40,6 +40,9 @@ class Times(Enum):
     NAIVE = "naive"  # UTC
 
 
+NUMBERS: Final = (Times.INTEGER, Times.SECONDS)
+
+
 def ids_of(kind: TypeEngine[Any]) -> Ids | None:
     """What a column of this type holds as an id; None: no id."""
     for type_, ids in ((Integer, Ids.INTEGER), (Uuid, Ids.UUID), (String, Ids.TEXT)):
@@ -77,11 +80,11 @@ def to_id(text: str, ids: Ids) -> str | int | uuid.UUID:
 
 
 def to_time(ms: int | None, times: Times, example: Any) -> str | int | datetime | None:
-    """The column's value of a time, in the form of `example`: another time of the table, or None."""
+    """The column's value of a time, in the form of `example`: a time of such a column, or None."""
     if ms is None:
         return None
     former = _number(example)
-    if former is not None or times in (Times.INTEGER, Times.SECONDS):
+    if times in NUMBERS or (times is Times.TEXT and former is not None):
         in_seconds = times is Times.SECONDS or (former is not None and former < SECONDS_BELOW)
         number = ms // 1000 if in_seconds else ms
         return str(number) if isinstance(example, str) else number
@@ -143,7 +146,7 @@ def read_place(cursor: str, times: Times, ids: Ids) -> tuple[Any, Any]:
 
 
 def _time_at(text: str, times: Times, *, is_number: bool) -> Any:
-    if times is not Times.TEXT and is_number is not (times in (Times.INTEGER, Times.SECONDS)):
+    if times is not Times.TEXT and is_number is not (times in NUMBERS):
         raise ValueError("a time of another column")
     if times not in (Times.ZONED, Times.NAIVE):
         return to_id(text, Ids.INTEGER if is_number else Ids.TEXT)

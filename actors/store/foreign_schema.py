@@ -10,7 +10,7 @@ from sqlalchemy.types import BigInteger, NullType, Text, TypeEngine
 
 from actors.errors import CannotStart
 from actors.store.catalog_rows import CatalogExport, Selection
-from actors.store.foreign_columns import Ids, Times, ids_of, is_filter, times_of
+from actors.store.foreign_columns import NUMBERS, Ids, Times, ids_of, is_filter, times_of
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True):
         product, category = selection.product is not None, selection.category is not None
         best = ("user_id", "product") if product else ("user_id", "category") if category else ("user_id",)
         return best if best in self.leads else ("user_id",) if ("user_id",) in self.leads else ()
+
+    def alike(self, time: str) -> bool:
+        """Whether a column of times holds what `created_at` does, so that its form can be seen there."""
+        kinds = {self.times[time], self.times["created_at"]}
+        return len(kinds) == 1 or kinds <= set(NUMBERS)
 
 
 def read_schema(connection: Connection) -> Schema:

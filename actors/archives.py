@@ -14,7 +14,7 @@ import msgspec
 
 from actors import telemetry
 from actors.clock import TimeSource
-from actors.errors import ArkeError, Conflict, InvalidInput, NotFound
+from actors.errors import Conflict, InvalidInput, NotFound
 from actors.rules.model import JOB_ID, Job
 from actors.rules.placement import standing_host
 from actors.rules.states import JobState
@@ -201,6 +201,7 @@ class Archives:
         Raises:
             NotFound: no row of the catalog has the id.
             Conflict: that row does not wait any more, or another archive of the user is being made.
+        InvalidInput: the catalog takes no such row.
         """
         now = self._clock.now()
         row = None if wanted.export_id is None else await self._waiting_row(wanted.export_id)
@@ -210,12 +211,16 @@ class Archives:
         if wanted.keys is not None:
             key = f"{job.message['folder']}{listed.OBJECT}"
             await asyncio.to_thread(self._objects.put, key, listed.encoded(wanted.keys), "application/json")
-        alone = wanted.user_id if wanted.alone else None
-        _, is_new = await self._store.create(job, alone=alone)
+        if row is None:  # listed from now on; one without a job can be started by its id
+            await note(self._catalog, job, "pending")
+        try:
+            _, is_new = await self._store.create(job, alone=wanted.user_id if wanted.alone else None)
+        except Conflict as refused:
+            await note(self._catalog, job, "failed", refused.message)
+            raise
         if not is_new:
             raise Conflict(f"The export {job.id} was started before.")
         telemetry.event("archive.taken_in", archive=job.id)
-        await self._note(job)
         return job
 
     async def _waiting_row(self, export_id: str) -> CatalogExport:
@@ -225,13 +230,6 @@ class Archives:
         if row.status != "pending":
             raise Conflict(f"The export {export_id} is {row.status}: it was started before.")
         return row
-
-    async def _note(self, job: Job) -> None:
-        """In the catalog, so that it is listed at once. What fails here is done again by who verifies."""
-        try:
-            await note(self._catalog, job, "pending")
-        except (ArkeError, OSError) as error:
-            telemetry.warning("catalog.not_told", archive=job.id, why=error)
 
     def _job(self, wanted: ArchiveRequest, created_at: int, now: int, owner: str | None) -> Job:
         job_id = wanted.export_id or f"export_zip_{now}_{self._token()}"
@@ -288,8 +286,13 @@ def _selection(told: dict[str, Any]) -> Selection:
     )
 
 
-async def note(catalog: Catalog, job: Job, status: str) -> None:
-    """Tell the catalog of an export that has begun, if it has a row there. May be done again."""
+async def note(catalog: Catalog, job: Job, status: str, error: str | None = None) -> None:
+    """Tell the catalog of an export that has begun, if it has a row there. May be done again. Raises InvalidInput where
+    it takes no such row, and Unavailable."""
     if job.message["source"] != "catalog":
         return
-    await catalog.put_export(msgspec.structs.replace(row_of(job, ()), status=status))
+    row = msgspec.structs.replace(row_of(job, ()), status=status, error_message=error)
+    try:
+        await catalog.put_export(row)
+    except Conflict as refused:
+        raise InvalidInput(refused.message) from refused

@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from actors.errors import ArkeError
+from actors.errors import ArkeError, Conflict, InvalidInput
 from actors.rules import archive
 from actors.rules.events import DeliveryEnded
 from actors.rules.model import Job, Task
@@ -37,6 +37,8 @@ class CatalogChannel:
                 await asyncio.to_thread(self._objects.put, archive.index_key(job), index, "application/json")
             if job.message["source"] == "catalog":
                 await self._catalog.put_export(row_of(job, tasks))
+        except (InvalidInput, Conflict) as error:
+            return DeliveryEnded(run=run, outcome="refused", message=str(error))
         except (ArkeError, WorkerError, OSError) as error:
             return DeliveryEnded(run=run, outcome="retry", message=f"The catalog was not told: {error}")
         return DeliveryEnded(run=run, outcome="delivered")

@@ -29,7 +29,7 @@ from sqlalchemy.pool import NullPool
 
 from actors import telemetry
 from actors.errors import CannotStart, Conflict, InvalidInput, Unavailable
-from actors.store.catalog_rows import CHANGES, CatalogExport, CatalogFile, Selection
+from actors.store.catalog_rows import CHANGES, ENDS, CatalogExport, CatalogFile, Selection
 from actors.store.cursors import cursor_of
 from actors.store.foreign_columns import filter_of, ms_of, place_of, read_place, to_filter, to_id, to_time
 from actors.store.foreign_schema import EXPORTS, FILES, TIMES, Schema, read_schema
@@ -301,7 +301,8 @@ def _put_export(connection: Connection, schema: Schema, row: CatalogExport) -> N
     former = connection.execute(select(table.c.created_at).where(table.c.id == key)).first()
     if former is not None:
         changes = _values(schema, row, example=former.created_at, names=CHANGES)
-        connection.execute(update(table).where(table.c.id == key).values(changes))
+        change = update(table).where(table.c.id == key).values(changes)
+        connection.execute(change if row.status in ENDS else change.where(table.c.status.not_in(ENDS)))
         return
     try:
         user_id = to_id(row.user_id, schema.ids[EXPORTS, "user_id"])

@@ -119,6 +119,25 @@ async def test_only_its_progress_is_written_over_a_row(place: Place) -> None:
     assert {name for name in after if after[name] != before[name]} == set(CHANGES)
 
 
+@pytest.mark.parametrize("end", ["completed", "failed"])
+async def test_what_is_over_does_not_begin_again(place: Place, end: str) -> None:
+    """Who tells late that an export has begun changes nothing; another end is written over one."""
+    await place.add_export(1, NOW)
+    row = CatalogExport(
+        id=place.id(1), user_id=place.id(USER), status=end, export_type="full", created_at=NOW, file_count=2
+    )
+    await place.catalog.put_export(row)
+    for status in ("pending", "processing"):
+        await place.catalog.put_export(change(row, status=status, file_count=None))
+    found = await place.catalog.export(row.id)
+    assert found is not None
+    assert (found.status, found.file_count) == (end, 2)
+    await place.catalog.put_export(change(row, status="failed", file_count=None))
+    found = await place.catalog.export(row.id)
+    assert found is not None
+    assert (found.status, found.file_count) == ("failed", None)
+
+
 async def test_two_put_the_same_new_row_at_once(place: Place) -> None:
     """One inserts it, the others find it."""
     row = CatalogExport(id=place.id(1), user_id=place.id(USER), export_type="full", created_at=NOW)

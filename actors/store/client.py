@@ -75,7 +75,7 @@ class ReadSide(Protocol):
 
 
 class Store:
-    """All that is kept about jobs and machines.
+    """All that is kept about jobs and machines, and the service's own catalog of files.
 
     A write raises what the writer answered, Unavailable when the disk refused it, or ConnectionError when
     the writer went away: then it may have been applied, and every write may be sent again as it is.

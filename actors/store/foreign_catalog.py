@@ -31,7 +31,17 @@ from actors import telemetry
 from actors.errors import CannotStart, Conflict, InvalidInput, Unavailable
 from actors.store.catalog_rows import CHANGES, ENDS, CatalogExport, CatalogFile, Selection
 from actors.store.cursors import cursor_of
-from actors.store.foreign_columns import filter_of, ms_of, place_of, read_place, to_filter, to_id, to_time
+from actors.store.foreign_columns import (
+    NoTimeError,
+    filter_of,
+    ms_of,
+    place_of,
+    read_place,
+    to_filter,
+    to_id,
+    to_time,
+    told,
+)
 from actors.store.foreign_schema import EXPORTS, FILES, TIMES, Schema, read_schema
 
 T = TypeVar("T")
@@ -121,7 +131,7 @@ class ForeignCatalog:
             telemetry.warning("store.catalog_does_not_answer", error=_kind(error))
             refused = isinstance(error, ProgrammingError)
             raise Unavailable(_refusal(error) if refused else _AWAY, retry_after_s=1) from None
-        except ValueError:
+        except NoTimeError:
             raise Unavailable(f"The catalog's table {EXPORTS} holds a time that is none.") from None
 
     def _known(self, connection: Connection) -> Schema:
@@ -198,7 +208,9 @@ def _files(
         values["user_id"] = to_id(selection.user_id, schema.ids[FILES, "user_id"])
     except ValueError:
         return []
-    if any(name not in schema.files.c for name in values):
+    if any(name not in schema.files.c for name in values) or any(
+        told(text) != text for text in wanted.values() if text
+    ):
         return []
     ordered_by = schema.lead(selection) if connection.dialect.name == "postgresql" else ()
     if ordered_by:
@@ -319,6 +331,9 @@ def _values(schema: Schema, row: CatalogExport, *, example: Any, names: tuple[st
     for name in TIMES:
         if name in values:
             values[name] = to_time(values[name], schema.times[name], example if schema.alike(name) else None)
+    if row.error_message is not None:  # cut rather than refused: that the export has failed must be told
+        most: int | None = getattr(schema.exports.c.error_message.type, "length", None)
+        values["error_message"] = told(row.error_message, most)
     if "filter_params" in values:
         values["filter_params"] = to_filter(row.filter_params, schema.exports.c.filter_params.type)
     return values

@@ -22,6 +22,10 @@ _MS: Final = timedelta(milliseconds=1)
 _INTEGERS: Final = range(-(2**63), 2**63)
 
 
+class NoTimeError(Exception):
+    """A column of times holds something else."""
+
+
 class Ids(Enum):
     """What a column of ids holds."""
 
@@ -70,7 +74,7 @@ def to_id(text: str, ids: Ids) -> str | int | uuid.UUID:
     if ids is Ids.UUID:
         return uuid.UUID(text)
     if ids is Ids.TEXT:
-        if "\0" in text:
+        if text != told(text):
             raise ValueError("no text of a database")
         return text
     number = int(text)
@@ -97,13 +101,16 @@ def to_time(ms: int | None, times: Times, example: Any) -> str | int | datetime 
 
 
 def ms_of(value: Any) -> int | None:
-    """The time that a value of such a column is. Raises ValueError for what is no time."""
+    """The time that a value of such a column is. Raises NoTimeError for what is none."""
     if value is None:
         return None
     number = _number(value)
     if number is not None:
         return int(number * 1000) if number < SECONDS_BELOW else int(number)
-    moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise NoTimeError from error
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MS
 
 
@@ -112,6 +119,11 @@ def _number(value: Any) -> int | float | None:
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     return value if isinstance(value, int | float) else None
+
+
+def told(text: str, most: int | None = None) -> str:
+    """The text as every database can hold it, in a column of at most `most` characters."""
+    return text.replace("\0", "?").encode(errors="replace").decode()[:most]
 
 
 def to_filter(params: dict[str, Any], kind: TypeEngine[Any]) -> Any:

@@ -173,6 +173,7 @@ async def test_nobody_known_has_nothing(place: Place) -> None:
     """An id that the columns cannot hold is nobody's."""
     await place.add_export(1, NOW)
     assert await place.catalog.files(Selection(user_id="O'Brien %s"), None, 5) == []
+    assert await place.catalog.files(of_user(place, product="\0"), None, 5) == []
     assert await place.catalog.exports("O'Brien %s") == ([], None)
     assert await place.catalog.export("O'Brien %s") is None
 

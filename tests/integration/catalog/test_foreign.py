@@ -234,7 +234,7 @@ async def test_what_is_no_time_is_told(tmp_path: Path) -> None:
     await place.close()
 
 
-@pytest.mark.parametrize("after", ["f000001", "1.5", "", "9" * 30, "{", "١"])
+@pytest.mark.parametrize("after", ["f000001", "1.5", "", "9" * 30, "{", "١", "\0", "\ud800"])
 async def test_an_id_that_the_column_cannot_hold(server: stand_in.Postgres, tmp_path: Path, after: str) -> None:
     """As the place of a page it is refused, before the database sees it."""
     for place in (Sqlite(tmp_path, places.SQLITE_INTEGER), Postgres(server.url)):
@@ -265,6 +265,14 @@ async def test_a_row_that_breaks_a_rule_is_refused(in_postgres: Postgres) -> Non
         await in_postgres.catalog.put_export(whole(in_postgres))
     with pytest.raises((InvalidInput, Unavailable, Conflict)):
         await in_postgres.catalog.put_export(change(whole(in_postgres), status="none of the type"))
+
+
+async def test_what_went_wrong_is_told_in_what_room_there_is(server: stand_in.Postgres) -> None:
+    """A sentence that the column cannot hold is cut and cleaned."""
+    place = Postgres(server.url, altered(places.POSTGRES_UUID, ("error_message text", "error_message varchar(20)")))
+    await place.catalog.put_export(change(whole(place), status="failed", error_message="a\0b \ud800" + "é" * 99))
+    assert place.export(1)["error_message"] == "a?b ?" + "é" * 15
+    await place.close()
 
 
 # -- away and back -----------------------------------------------------------------------------------

@@ -97,25 +97,52 @@ class ArkeClient:
         """
         return self._call("POST", "/export", body={"pi": pi, "format": format, "options": dict(options or {})})
 
-    def download(self, task: str, target: IO[bytes]) -> int:
-        """Write the file of a finished export to `target`; how many bytes. Of `batch/ID` the ZIP of a batch.
-
-        Raises Refused where it is not ready, Unreachable where it breaks off.
+    def archive(self, body: Mapping[str, Any]) -> Object:
+        """Have an archive made of `{"user_id", "export_type"}`, `{"r2_prefix"}` or `{"keys"}`: `{"export_id", "status",
+        "message"}`. Where an answer is lost a second one may be made, which expires by itself.
         """
-        key = self._api_key or self._admin_key
+        return self._call(
+            "POST", "/export/zip", body={name: value for name, value in body.items() if value is not None}
+        )
+
+    def download(self, task: str, target: IO[bytes]) -> int:
+        """Write the file of a finished export to `target`; how many bytes. Of `batch/ID` the ZIP of a batch, of
+        `ID/2` the second part of an archive. One that breaks off goes on where it was, if the file is still the same.
+
+        Raises Refused where it is not ready, Unreachable where it breaks off for good.
+        """
         path = "/download/" + "/".join(map(_part, task.split("/")))
-        written = 0
-        try:
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
-            with self._http.stream("GET", self.url + path, headers=headers) as answer:
-                if not answer.is_success:
-                    answer.read()
-                    raise _refused(answer.status_code, _decode(answer))
-                for part in answer.iter_bytes():
-                    written += target.write(part)
-        except httpx.TransportError as error:
-            raise Unreachable(f"The download from {self.url} broke off. Start it again.") from error
-        return written
+        coming = _Coming(target)
+        give_up_at = self._clock() + self._patience_s
+        while True:
+            before = coming.written
+            try:
+                self._go_on(path, coming)
+                return coming.written
+            except httpx.TransportError as error:
+                if coming.written > before:
+                    give_up_at = self._clock() + self._patience_s
+                if coming.etag is None or self._clock() + LONGEST_WAIT_S > give_up_at:
+                    raise Unreachable(f"The download from {self.url} broke off. Start it again.") from error
+            self._sleep(LONGEST_WAIT_S)
+
+    def _go_on(self, path: str, coming: "_Coming") -> None:
+        """What is left of a download. Raises httpx.TransportError where it breaks off, or the service is away."""
+        key = self._api_key or self._admin_key
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        if coming.written:
+            headers |= {"Range": f"bytes={coming.written}-", "If-Range": coming.etag or ""}
+        with self._http.stream("GET", self.url + path, headers=headers) as answer:
+            if coming.written and answer.status_code in TEMPORARY:
+                raise httpx.ReadError("The service is away.")
+            if coming.written and answer.status_code == 200:
+                raise Unreachable("The file has changed while it was downloaded. Start it again.")
+            if not answer.is_success:
+                answer.read()
+                raise _refused(answer.status_code, _decode(answer))
+            coming.etag = answer.headers.get("ETag")
+            for part in answer.iter_bytes():
+                coming.written += coming.target.write(part)
 
     def status(self, batch: str) -> Object:
         """The status object of one batch."""
@@ -224,6 +251,15 @@ class ArkeClient:
         if response.is_success and answer is not None:
             return answer, "", 0.0
         raise _refused(response.status_code, answer)
+
+
+class _Coming:
+    """A download so far: the bytes that are written, and by what the file is known again."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self.target = target
+        self.written = 0
+        self.etag: str | None = None
 
 
 def new_id() -> str:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 import click
 import msgspec
 
+from orchestrator.cli import archiving
 from orchestrator.cli.export_report import Display, show_metrics, show_report
 from orchestrator.cli.output import check as check_output
 from orchestrator.cli.output import shown, written
@@ -223,9 +224,14 @@ def download_to(arke: Any, task_id: str, output: str) -> str:
 @click.option("-o", "--output", help="File that is written; - is standard output.  [as the service names it]")
 @click.pass_obj
 def download(remote: Remote, task: str, output: str | None) -> None:
-    """Download what TASK, an export, has made; of a batch of exports a ZIP with all files."""
+    """Download what TASK, an export, has made; of a batch of exports a ZIP with all files; of an archive of several
+    parts each, as FILE-1, FILE-2, …"""
     with remote.client() as arke:
         status = arke.status(task)
+        if "export_id" in status:
+            for each in archiving.download(arke, status, output or f"{task}.zip"):
+                click.echo(f"{each} is written.", err=True)
+            return
         is_batch = "batch_id" in status
         named = Path(str(status.get("output_file_name") or f"{task}.xml")).name  # whatever a service says
         name = output or (f"{task}.zip" if is_batch else named)

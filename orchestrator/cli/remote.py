@@ -121,7 +121,9 @@ def counts(status: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def show_status(status: Mapping[str, Any]) -> None:
-    """Print one status object for people: of a batch of files, an export, or a batch of exports."""
+    """Print one status object for people: of a batch of files, an archive, an export, or a batch of exports."""
+    if "export_id" in status:
+        return _show_lines(_archive_lines(status))
     if "task_id" in status:
         return _show_lines(_export_lines(status))
     if "total_tasks" in status:
@@ -153,6 +155,28 @@ def _show_lines(lines: Mapping[str, Any]) -> None:
     for name, value in lines.items():
         if value is not None:
             click.echo(f"{name:<10} {visible(value)}")
+
+
+def _archive_lines(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an archive; what is there of a row of the catalog too."""
+    is_done = status["status"] == "completed"
+    parts, left = status["parts_total"], status.get("estimate_s")
+    missing = status["files_missing"]
+    return {
+        "archive": status["export_id"],
+        "status": "expired" if status.get("expired") else status["status"],
+        "phase": None if is_done or status["state"] in ("failed", "cancelled") else status["phase"],
+        "user": status.get("user_id"),
+        "type": status.get("export_type"),
+        "files": f"{status['file_count' if is_done else 'files_verified']:,}"
+        + (f", {missing:,} missing" if missing else ""),
+        "parts": f"{status['parts_completed']} of {parts}" if parts else None,
+        "percent": None if is_done else status.get("percent"),
+        "left": f"about {left:.0f} s" if left is not None else None,
+        "bytes": status.get("size_bytes"),
+        "costs": costs_line(status.get("costs")),
+        "error": status.get("error"),
+    }
 
 
 def _export_lines(status: Mapping[str, Any]) -> dict[str, Any]:

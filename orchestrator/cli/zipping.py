@@ -5,16 +5,18 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, TextIO
+from typing import Any, BinaryIO, Final, NamedTuple, TextIO
 
 import click
 
+from orchestrator.cli.archiving import there
 from orchestrator.cli.export_report import Display
 from orchestrator.cli.output import STDOUT, shown, written
-from orchestrator.cli.remote import visible
+from orchestrator.cli.remote import Remote, visible
 from worker import objects
 from worker.errors import WorkerError
 from worker.kinds.zip import stored
@@ -27,6 +29,7 @@ from worker.kinds.zip.source import Member, Reads
 from worker.limits import cores
 
 TOLD: Final = 20
+TYPES: Final = ("full", "blog", "ivy", "category")
 MEGABYTE: Final = 1_000_000
 
 
@@ -38,7 +41,7 @@ MEGABYTE: Final = 1_000_000
     type=click.File(),
     help="File with the key of an object on each line; - is standard input.",
 )
-@click.option("-o", "--output", required=True, help="File that is written; - is standard output.")
+@click.option("-o", "--output", help="File that is written; - is standard output.")
 @click.option("--level", type=click.IntRange(0, 9), default=6, show_default=True, help="0 stores, 9 packs tightest.")
 @click.option(
     "--codec", "name", type=click.Choice(CODECS), default=CODECS[0], show_default=True,
@@ -46,9 +49,14 @@ MEGABYTE: Final = 1_000_000
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), help="Files at once.  [one per core; 64 for objects]")
 @click.option("--title", help="First line of README.txt.  [the source]")
+@click.option("--server", help="Have the service at this address do it: of its objects, or of a user's files.")
+@click.option("--user", help="With --server: the files that this user has in the catalog.")
+@click.option("--type", "type_", type=click.Choice(TYPES), help="Of the user's files.  [full]")
+@click.option("--category", help="Of the user's files: those of this category.")
+@click.pass_obj
 def zip_(
-    source: str | None, list_of_keys: TextIO | None, output: str, level: int, name: str,
-    jobs: int | None, title: str | None,
+    remote: Remote, source: str | None, list_of_keys: TextIO | None, output: str | None, level: int, name: str,
+    jobs: int | None, title: str | None, server: str | None, user: str | None, type_: str | None, category: str | None,
 ) -> None:  # fmt: skip
     """Make an archive of the folder DIR, or of the objects whose keys begin with PREFIX.
 
@@ -56,15 +64,24 @@ def zip_(
       arke zip ~/scans -o scans.zip
       OBJECTS_DIR=data/objects arke zip staging/my-scans/ -o scans.zip
       arke zip --keys keys.txt -o - | ssh …
+      arke zip --server http://127.0.0.1:8787 staging/my-scans/ -o scans.zip
+      arke zip --server http://127.0.0.1:8787 --user u-7 --category trips -o trips.zip
 
     Objects are those of OBJECTS_DIR, or of R2_ENDPOINT_URL or R2_ACCOUNT_ID with R2_ACCESS_KEY_ID,
     R2_SECRET_ACCESS_KEY and R2_BUCKET. README.txt is the first file in the archive and manifest.json, with every
     file's checksums, the last. The same files give the same bytes; SOURCE_DATE_EPOCH sets the time of those two.
+    With --server the service's machines make it, in several parts where it is large (scans-1.zip, scans-2.zip, …);
+    without -o it is only asked to.
 
     The exit code is 0 when every file is in the archive, 1 when any is not: the manifest says why.
     """
-    if (source is None) == (list_of_keys is None):
-        raise click.UsageError("Name a folder, a prefix, or with --keys a file of keys.")
+    if server is not None:
+        body = _asked(source, list_of_keys, user, type_, category) | {"level": level, "codec": name, "name": title}
+        if not there(replace(remote, server=server), body, output):
+            raise SystemExit(1)
+        return
+    _check_local(source, list_of_keys, output, [user, type_, category])
+    assert output is not None
     try:
         with written(output) as opened:
             summary = _zipped(source, list_of_keys, output, opened, codec(name, level), jobs, title)
@@ -78,6 +95,40 @@ def zip_(
         _say(f"  and {len(summary.missing) - TOLD:,} more, which {MANIFEST} lists")
     if summary.missing:
         raise SystemExit(1)
+
+
+def _check_local(
+    source: str | None, list_of_keys: TextIO | None, output: str | None, of_users: list[str | None]
+) -> None:
+    """Raises UsageError for what only a service can do, or where something is missing."""
+    if any(of_users):
+        raise click.UsageError("--user, --type and --category are for --server: the catalog is there.")
+    if (source is None) == (list_of_keys is None):
+        raise click.UsageError("Name a folder, a prefix, or with --keys a file of keys.")
+    if output is None:
+        raise click.UsageError("-o is missing: the file that is written.")
+
+
+def _asked(
+    source: str | None, list_of_keys: TextIO | None, user: str | None, type_: str | None, category: str | None
+) -> dict[str, Any]:
+    """What the service is asked for. Raises UsageError."""
+    if sum(given is not None for given in (source, list_of_keys, user)) != 1:
+        raise click.UsageError("Name a prefix, with --keys a file of keys, or with --user whose files.")
+    if user is None and (type_ or category):
+        raise click.UsageError("--type and --category are for --user.")
+    if category is not None and type_ not in (None, "category"):
+        raise click.UsageError("--category is a --type of its own: leave the other out.")
+    if source is not None:
+        if source.startswith((".", "/", "~")):
+            raise click.UsageError(f"{source} is a folder of this machine, which the service does not see: without "
+                                   "--server it is zipped here.")  # fmt: skip
+        return {"r2_prefix": source}
+    if list_of_keys is not None:
+        return {"keys": _lines(list_of_keys)}
+    if category is not None:
+        return {"user_id": user, "export_type": "category", "filter_params": {"category": category}}
+    return {"user_id": user, "export_type": type_ or "full"}
 
 
 class _Input(NamedTuple):

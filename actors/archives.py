@@ -25,7 +25,7 @@ from actors.sources.below import Below
 from actors.sources.catalog import Catalogued
 from actors.sources.keys import Keys
 from actors.store import Store
-from actors.store.catalog_rows import Catalog, CatalogExport, Selection, row_of
+from actors.store.catalog_rows import Catalog, CatalogExport, Selection, row_of, still_open
 from worker.kinds.zip.codec import CODECS
 
 PHASE: Final = "ARCHIVING"
@@ -207,6 +207,8 @@ class Archives:
         row = None if wanted.export_id is None else await self._waiting_row(wanted.export_id)
         if row is not None:
             wanted = of_type(msgspec.structs.replace(wanted, user_id=row.user_id), row.export_type, row.filter_params)
+        if wanted.alone and wanted.user_id is not None:
+            await self._check_alone(wanted.user_id)
         job = self._job(wanted, row.created_at if row is not None else now, now, owner)
         if wanted.keys is not None:
             key = f"{job.message['folder']}{listed.OBJECT}"
@@ -222,6 +224,12 @@ class Archives:
             raise Conflict(f"The export {job.id} was started before.")
         telemetry.event("archive.taken_in", archive=job.id)
         return job
+
+    async def _check_alone(self, user_id: str) -> None:
+        """Before anything is written: the store looks again when it writes, for two that come at once."""
+        other = await self._store.open_archive(user_id)
+        if other is not None:
+            raise Conflict(still_open(other))
 
     async def _waiting_row(self, export_id: str) -> CatalogExport:
         row = await self._catalog.export(export_id)

@@ -14,8 +14,10 @@ from actors.errors import Conflict, Fenced, NotFound
 from actors.rules.model import Job, Task
 from actors.rules.placement import OWN_ACTOR, shared_host, standing_host
 from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
+from actors.store.catalog_rows import still_open
 from actors.store.commit import Commit
 from actors.store.engine import Db, Sql, one_of
+from actors.store.reads import open_archive
 from actors.store.tables import JOBS, TASKS, costs, files, jobs, tasks
 from worker.contract import FileRef
 
@@ -51,16 +53,6 @@ _INSERT_JOB = Sql(upsert(jobs).on_conflict_do_nothing(), [*JOBS.columns, "list_d
 _REPLACE_JOB = Sql(
     update(jobs).where(jobs.c.id == bindparam("key_id")),
     [*(name for name in JOBS.columns if name != "id"), "list_digest", "deleting"],
-)
-_OPEN_ARCHIVE = Sql(
-    select(jobs.c.id)
-    .where(
-        one_of(jobs.c.state, _OPEN_STATES),
-        jobs.c.kind == "archive",
-        jobs.c.id != bindparam("id"),
-        func.json_extract(jobs.c.message, "$.user_id") == bindparam("user"),
-    )
-    .limit(1)
 )
 _BEGIN_TO_REMOVE = Sql(
     update(jobs)
@@ -206,8 +198,9 @@ def create(db: Db, request: dict[str, Any]) -> bytes:
     """Insert a job, or leave the existing one untouched. Answers (row, whether it is new); None while the job that
     had the id is being removed."""
     job = _decode_job(request["job"])
-    if request.get("alone") is not None and (other := db.row(_OPEN_ARCHIVE, {"user": request["alone"], "id": job.id})):
-        raise Conflict(f"The export {other[0]} of this user is still in progress. Wait for its end, or cancel it.")
+    user = request.get("alone")
+    if user is not None and (other := open_archive(db, user)) is not None and other != job.id:
+        raise Conflict(still_open(other))
     if db.run(_INSERT_JOB, {**JOBS.values(job), "list_digest": request.get("list_digest")}) == 1:
         return msgspec.msgpack.encode((job, True))
     row = db.row(_SELECT_JOB, {"id": job.id})

@@ -89,6 +89,11 @@ def row_of(job: Job, tasks: Sequence[Task]) -> CatalogExport:
     )
 
 
+def still_open(export_id: str) -> str:
+    """Why a user gets no other export."""
+    return f"The export {export_id} of this user is still in progress. Wait for its end, or cancel it."
+
+
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Which files: all of a user, or those of one product or of one category. Raises ValueError for both."""
 

@@ -29,6 +29,7 @@ _ANSWERS: Final[dict[str, Any]] = {
     "job": Job | None,
     "costs_of": Charge,
     "open_jobs": set[str],
+    "open_archive": str | None,
     "busy_machines": set[str],
     "work_on": dict[str, list[str]],
     "held": list[Task],
@@ -272,6 +273,10 @@ class Store:
     async def open_jobs(self, job_ids: list[str]) -> set[str]:
         """Those of the jobs that exist and are not over."""
         return await self._read("open_jobs", job_ids)
+
+    async def open_archive(self, user_id: str) -> str | None:
+        """The oldest archive of a user that is not over."""
+        return await self._read("open_archive", user_id)
 
     async def busy_machines(self, job_ids: list[str]) -> set[str]:
         """The machines that have a task of one of the jobs in flight."""

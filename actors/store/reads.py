@@ -102,6 +102,16 @@ _OPEN_JOBS = Sql(
         not_(one_of(jobs.c.state, _TERMINAL)),
     )
 )
+_OPEN_ARCHIVE = Sql(
+    select(jobs.c.id)
+    .where(
+        one_of(jobs.c.state, _OPEN),
+        jobs.c.kind == "archive",
+        func.json_extract(jobs.c.message, "$.user_id") == bindparam("user"),
+    )
+    .order_by(jobs.c.created_at)
+    .limit(1)
+)
 _BUSY_MACHINES = Sql(
     select(tasks.c.machine)
     .distinct()
@@ -247,6 +257,11 @@ def costs_of(db: Db, job_id: str, now: int) -> Charge:
 
 def open_jobs(db: Db, job_ids: list[str]) -> set[str]:
     return {job_id for (job_id,) in db.rows(_OPEN_JOBS, {"ids": _json(job_ids)})}
+
+
+def open_archive(db: Db, user_id: str) -> str | None:
+    row = db.row(_OPEN_ARCHIVE, {"user": user_id})
+    return None if row is None else str(row[0])
 
 
 def busy_machines(db: Db, job_ids: list[str]) -> set[str]:

@@ -34,6 +34,8 @@ QUICK: Final[Mapping[str, str]] = {
     "TASK_TIMEOUT_TIFF_CONVERSION": "5000",
     "BOOT_TIMEOUT_MS": "5000",
     "TASK_TIMEOUT_MODS": "5000",
+    "TASK_TIMEOUT_ZIP": "5000",
+    "PART_SIZE_LIMIT": "30000000",
     "MAX_BODY_BYTES": str(1 << 20),
 }
 """Short times, so that what waits for a deadline does not wait long; and a limit that a small body is over."""

@@ -26,7 +26,6 @@ from actors.sources.catalog import Catalogued
 from actors.sources.keys import Keys
 from actors.store import Store
 from actors.store.catalog_rows import Catalog, CatalogExport, Selection, row_of, still_open
-from worker.kinds.zip.codec import CODECS
 
 PHASE: Final = "ARCHIVING"
 TYPES: Final = ("full", "blog", "ivy", "category")
@@ -161,6 +160,8 @@ def _level(value: object) -> int | None:
 
 
 def _codec(value: object) -> str | None:
+    from worker.kinds.zip.codec import CODECS  # with it the codecs: nobody else here needs them
+
     if value is not None and (not isinstance(value, str) or value not in CODECS):
         raise InvalidInput(f"codec must be one of {', '.join(CODECS)}.", field="codec")
     return value

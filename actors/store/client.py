@@ -275,7 +275,7 @@ class Store:
         return await self._read("open_jobs", job_ids)
 
     async def open_archive(self, user_id: str) -> str | None:
-        """The oldest archive of a user that is not over."""
+        """An archive of a user that is not over."""
         return await self._read("open_archive", user_id)
 
     async def busy_machines(self, job_ids: list[str]) -> set[str]:

@@ -109,7 +109,6 @@ _OPEN_ARCHIVE = Sql(
         jobs.c.kind == "archive",
         func.json_extract(jobs.c.message, "$.user_id") == bindparam("user"),
     )
-    .order_by(jobs.c.created_at)
     .limit(1)
 )
 _BUSY_MACHINES = Sql(
@@ -471,7 +470,8 @@ def _json(value: list[str]) -> str:
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     question.__name__: question
     for question in (
-        singleton_epoch, job, costs_of, open_jobs, busy_machines, work_on, held, some_tasks, pending, some_files,
-        taken_keys, list_jobs, reading, list_tasks, count_tasks, overdue, waiting, stalled, expired, some_machines,
+        singleton_epoch, job, costs_of, open_jobs, open_archive, busy_machines, work_on, held, some_tasks, pending,
+        some_files, taken_keys, list_jobs, reading, list_tasks, count_tasks, overdue, waiting, stalled, expired,
+        some_machines,
     )
 }  # fmt: skip

@@ -8,7 +8,7 @@ import socket
 import time
 import weakref
 from collections import deque
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, cast
 from urllib.parse import SplitResult
 
 from worker import urls, web
@@ -43,7 +43,7 @@ class _Connection:
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
-        self.reader: IO[bytes] = opened.makefile("rb", BUFFER_BYTES)
+        self.reader = cast("IO[bytes]", opened.makefile("rb", BUFFER_BYTES))
         self.used_s = 0.0
 
     def close(self) -> None:

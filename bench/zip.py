@@ -148,8 +148,8 @@ def small(folder: Path) -> None:
     finally:
         os.sched_setaffinity(0, whole)
     sys.stdout.write(
-        f"\n{TEXTS:,} objects of 6 to 14 KB, {AWAY_MS} ms away, {size / MB:.0f} MB; MB/s of input, best of {ROUNDS}, on "
-        f"{min(2, len(whole))} cores of which the stand-in of the store takes its part\n\n"
+        f"\n{TEXTS:,} objects of 6 to 14 KB, {AWAY_MS} ms away, {size / MB:.0f} MB; MB/s of input, best of {ROUNDS}\n"
+        f"{min(2, len(whole))} cores, of which the stand-in of the store takes its part\n\n"
         f"{table(['', 'MB/s', 'processor s', 'that of the store', 'memory, MB'], rows)}\n"
     )
     shutil.rmtree(source)

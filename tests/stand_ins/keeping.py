@@ -25,8 +25,7 @@ class KeepingServer:
         self.always: Fault | None = None
         self.requests: list[tuple[str, str]] = []
         self.connections = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -45,6 +44,13 @@ class KeepingServer:
         """Remembers a request; what is to go wrong with it."""
         self.requests.append((method, path))
         return self.faults.popleft() if self.faults else self.always
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever hangs up may."""
 
 
 def _handler(server: KeepingServer) -> type[BaseHTTPRequestHandler]:

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     body: bytes
 
 
-class _NotHttp(Exception):
+class _NotHttp(ValueError):
     """What came is no answer in HTTP/1."""
 
 
@@ -80,7 +80,7 @@ class Connections:
             return self._ask(_Connection(_connected(self._server)), request, most)
         except OSError as error:
             raise web.Interrupted(f"{self._who} did not answer: {type(error).__name__}") from error
-        except (_NotHttp, ValueError) as error:
+        except ValueError as error:
             raise web.Interrupted(f"{self._who} did not answer: what it sent is not HTTP") from error
 
     def _kept(self) -> _Connection | None:

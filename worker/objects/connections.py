@@ -1,7 +1,8 @@
 """HTTP/1.1 for many small objects: a request and its whole answer, on connections that are kept.
 
-Of the processor a ranged GET of 10 KB takes 2.6 ms by boto3, 0.68 by urllib3, 0.30 by http.client and 0.11 here (64
-threads at 20 ms): the others spend it on headers that nobody asks for, and under the GIL, so no second core helps.
+Of the processor a ranged GET of 10 KB takes 2.6 ms by boto3, and 0.18 to 0.30 by `parts` on top of this, with signing
+and all (64 threads at 20 ms, on a machine with other work). To send and to receive alone takes 0.7 by urllib3 and 0.26
+to 0.37 by http.client: they spend it under the GIL, so no second core helps.
 """
 
 import io

@@ -1,21 +1,25 @@
 """Archives, measured: text and mixed files on one core and on two, what is stored against a plain copy.
 
-python -m bench.zip [text] [mix] [copy]      all, when none is named
+python -m bench.zip [text] [mix] [copy] [small]      all, when none is named
 
 Beside each figure of the writer stand those of zipstream-ng and Info-ZIP, from the same run; all read from and write to
-files of the same disk. Ours also computes each file's SHA-256.
+files of the same disk. Ours also computes each file's SHA-256. `small` reads objects that are far away.
 """
 
 import argparse
+import contextlib
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from bench.service import Broken, scratch, table
 from worker.kinds.zip.archive import write
@@ -28,6 +32,12 @@ TEXTS: Final = 10_000
 MIX_BYTES: Final = 1_100_000_000
 ROUNDS: Final = 3
 MB: Final = 1_000_000
+AWAY_MS: Final = 20
+FAR: Final = {
+    "zipstream-ng by boto3": "boto3", "zipstream-ng by httpx": "httpx", "arke, with keys": "keys",
+    "arke, with URLs": "urls",
+}  # fmt: skip
+"""Who reads objects that are far away, as `bench.distant` names them."""
 ABOUT: Final = About(title="Measured", created_at="2026-01-01T00:00:00Z")
 
 Packs = Callable[[Path, Path], object]
@@ -121,6 +131,51 @@ def stored(folder: Path) -> None:
     _compare("a gigabyte of films", source, folder, [("plain copy", copy, 1)])
 
 
+def small(folder: Path) -> None:
+    """Objects of 6 to 14 KB, 20 ms away: goal 15 MB/s with two cores, which the store shares, in less than 150 MB."""
+    source, whole = folder / "far", os.sched_getaffinity(0)
+    _texts(source, TEXTS, random.Random(4))
+    size = sum(path.stat().st_size for path in source.iterdir())
+    os.sched_setaffinity(0, sorted(whole)[:2])
+    try:
+        with _distant("serve", source, AWAY_MS) as store:
+            port, rows = int(store.stdout.readline()), []  # type: ignore[union-attr]
+            for title, who in FAR.items():
+                seconds, used_s, memory, store_s = min(_far(store, who, source, port, folder) for _ in range(ROUNDS))
+                rows.append(
+                    [title, *(f"{each:.1f}" for each in (size / MB / seconds, used_s, store_s)), f"{memory:.0f}"]
+                )
+    finally:
+        os.sched_setaffinity(0, whole)
+    sys.stdout.write(
+        f"\n{TEXTS:,} objects of 6 to 14 KB, {AWAY_MS} ms away, {size / MB:.0f} MB; MB/s of input, best of {ROUNDS}\n"
+        f"{min(2, len(whole))} cores, of which the stand-in of the store takes its part\n\n"
+        f"{table(['', 'MB/s', 'processor s', 'that of the store', 'memory, MB'], rows)}\n"
+    )
+    shutil.rmtree(source)
+
+
+@contextlib.contextmanager
+def _distant(*words: object) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "bench.distant", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _far(store: "subprocess.Popen[str]", who: str, source: Path, port: int, folder: Path) -> tuple[float, ...]:
+    """Seconds, processor seconds, memory in MB, and the store's processor seconds."""
+    before, target = sum(psutil.Process(store.pid).cpu_times()[:2]), folder / "made"
+    with _distant(who, source, port, target) as reader:
+        told = reader.communicate()[0]
+    if reader.returncode:
+        raise Broken(f"{who} has failed")
+    shutil.rmtree(target)
+    return *json.loads(told.splitlines()[-1]), sum(psutil.Process(store.pid).cpu_times()[:2]) - before
+
+
 def _texts(source: Path, count: int, rng: random.Random) -> None:
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 11))) for _ in range(3_000)]
     source.mkdir(parents=True)
@@ -163,7 +218,7 @@ def _best(pack: Packs, source: Path, target: Path, cores: int) -> tuple[float, i
     return min(took), target.stat().st_size
 
 
-MEASURES: Final[dict[str, Callable[[Path], Any]]] = {"text": text, "mix": mix, "copy": stored}
+MEASURES: Final[dict[str, Callable[[Path], Any]]] = {"text": text, "mix": mix, "copy": stored, "small": small}
 
 
 def main() -> None:

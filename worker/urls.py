@@ -46,6 +46,11 @@ def place(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
+def target(parts: SplitResult) -> str:
+    """What a request names: path and query."""
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
 def without_secrets(text: str, query: str) -> str:
     """What a server answered, without what it repeats of the query that it was sent."""
     for pair in query.split("&"):

@@ -66,7 +66,7 @@ def send(
         connection.connect()
         if opened is not None:
             opened(connection)
-        connection.request(method, _target(parts), body=body, headers=headers or {})
+        connection.request(method, urls.target(parts), body=body, headers=headers or {})
         response = connection.getresponse()
         return Reply(response.status, response.headers, response.read(MAX_ANSWER_BYTES))
     except (OSError, http.client.HTTPException) as error:
@@ -91,7 +91,7 @@ def _fetch(parts: SplitResult, path: Path, until: Until) -> tuple[int, str] | st
     """`download` from one place; or to where that redirects. No header is sent that could be for one host only."""
     connection = _connect(parts, TIMEOUT_S)
     try:
-        connection.request("GET", _target(parts))
+        connection.request("GET", urls.target(parts))
         response = connection.getresponse()
         if response.status in _REDIRECTED:
             return response.getheader("Location") or ""
@@ -174,17 +174,13 @@ def _target_of_redirect(url: str, location: str) -> str:
     return target
 
 
-def _target(parts: SplitResult) -> str:
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-
 def _connect(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
     assert parts.hostname is not None
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=_tls())
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=tls())
     return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
 
 
 @cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     return ssl.create_default_context()

@@ -36,7 +36,7 @@ class LocalUploads:
             raise Unavailable(f"the object cannot be written: {error.strerror}") from error
         return upload
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes) -> Uploaded:
+    def put_part(self, key: str, upload: str, number: int, body: bytes | bytearray) -> Uploaded:
         """As `Uploads`."""
         folder = self._folder(key, upload)
         draft = folder / f".{number:05}-{secrets.token_hex(4)}"
@@ -108,5 +108,5 @@ class LocalUploads:
         raise ObjectMissing
 
 
-def _md5(body: bytes) -> str:
+def _md5(body: bytes | bytearray) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()

@@ -1,4 +1,5 @@
-"""Objects in S3 or R2, by boto3, which is imported when the first store is made (0.2 s that others do not pay)."""
+"""Objects in S3 or R2, by boto3, which is imported when the first store is made (0.2 s that others do not pay); those
+that are small and many by `parts`."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -8,7 +9,8 @@ from typing import Any
 from worker import space, web
 from worker.errors import Unavailable
 from worker.objects.base import ALWAYS, ObjectInfo, Opened, Part, check_key, too_large
-from worker.objects.s3_errors import BeyondEnd, etag_of, translated
+from worker.objects.parts import S3Parts
+from worker.objects.s3_errors import etag_of, translated
 from worker.objects.s3_uploads import S3Uploads
 from worker.until import Reading, Until
 
@@ -28,6 +30,7 @@ class S3Objects(S3Uploads):
         from botocore.config import Config
 
         self._bucket = bucket
+        self._parts = S3Parts(endpoint_url, bucket, access_key_id=access_key_id, secret=secret, region=region)
         self._client: Any = boto3.session.Session().client(
             "s3",
             endpoint_url=endpoint_url,
@@ -76,25 +79,7 @@ class S3Objects(S3Uploads):
         )
 
     def read_part(self, key: str, start: int, length: int) -> Part:
-        return web.persist(lambda: self._read_part(check_key(key), start, length), ALWAYS)
-
-    def _read_part(self, key: str, start: int, length: int) -> Part:
-        try:
-            with translated():
-                answer = self._client.get_object(
-                    Bucket=self._bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
-                )
-            with answer["Body"] as stream, _interrupted():
-                body = stream.read()
-        except BeyondEnd:
-            with translated():
-                answer, body = self._client.head_object(Bucket=self._bucket, Key=key), b""
-        total = str(answer.get("ContentRange", "")).rpartition("/")[2]
-        if total.isdecimal():
-            size = int(total)
-        else:  # the end, or a server that knows no ranges and sends the whole
-            size, body = answer["ContentLength"], body[start : start + length]
-        return Part(body, size, etag_of(answer), answer["LastModified"].timestamp())
+        return self._parts.read_part(key, start, length)
 
     def put_file(self, key: str, path: Path, content_type: str, until: Until = ALWAYS) -> ObjectInfo:
         with path.open("rb") as source:
@@ -108,9 +93,7 @@ class S3Objects(S3Uploads):
         return self._put(key, body, len(body), content_type)
 
     def head(self, key: str) -> ObjectInfo:
-        with translated():
-            answer = self._client.head_object(Bucket=self._bucket, Key=check_key(key))
-            return ObjectInfo(key, answer["ContentLength"], etag_of(answer))
+        return self._parts.head(key)
 
     def delete(self, key: str) -> None:
         with translated():

@@ -9,10 +9,6 @@ from worker.errors import ObjectMissing, Unavailable, one_line
 MISSING: Final = ("404", "NoSuchKey", "NotFound", "NoSuchUpload")
 
 
-class BeyondEnd(Exception):
-    """The object ends before the part that was asked for."""
-
-
 def etag_of(answer: dict[str, Any]) -> str:
     """Without its quotes."""
     return str(answer.get("ETag", "")).strip('"')
@@ -29,8 +25,6 @@ def translated() -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in MISSING:
             raise ObjectMissing() from error
-        if code == "InvalidRange":
-            raise BeyondEnd from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
         raise Unavailable(f"the object store answered {status} {one_line(code)}".strip()) from error
     except BotoCoreError as error:

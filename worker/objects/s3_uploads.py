@@ -23,7 +23,7 @@ class S3Uploads:
             )
             return str(answer["UploadId"])
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes) -> Uploaded:
+    def put_part(self, key: str, upload: str, number: int, body: bytes | bytearray) -> Uploaded:
         """As `Uploads`."""
         with translated():
             answer = self._client.upload_part(

@@ -25,7 +25,7 @@ class Uploads(Protocol):
     def begin_upload(self, key: str, content_type: str, metadata: Mapping[str, str]) -> str:
         """The id of a new upload. `metadata` stays with the object where the store can keep it."""
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes) -> Uploaded:
+    def put_part(self, key: str, upload: str, number: int, body: bytes | bytearray) -> Uploaded:
         """Store a part; on return it is durable. The same number again replaces it."""
 
     def parts(self, key: str, upload: str) -> dict[int, Uploaded]:

@@ -2,15 +2,20 @@
 
 import io
 import json
+import logging
+import os
 import random
 import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.stand_ins.keeping import MOMENT_S, SECRET, Fault, KeepingServer
+from worker import web
 from worker.errors import BadInput, Cancelled, Unavailable
 from worker.kinds import find
 from worker.kinds.base import Context
@@ -281,3 +286,98 @@ def test_paths_of_a_list_are_not_believed(objects: Objects, tmp_path: Path, path
     objects.put("bad.jsonl", b"\n".join(lines), "application/jsonl")
     with pytest.raises(BadInput, match="Line 2 of the list has a path that is not safe, or is there before"):
         find("zip")(context(objects, tmp_path, INPUT_R2_KEY="bad.jsonl"))
+
+
+# ---- members that bring a URL
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[KeepingServer]:
+    """What is read from URLs; who tries again does not wait long."""
+    monkeypatch.setattr(web, "FIRST_WAIT_S", 0.001)
+    made = KeepingServer()
+    yield made
+    made.close()
+
+
+FAR = {"a.txt": b"text " * 3000, "b.bin": random.Random(2).randbytes(3 * MB), "c": b"", "d.txt": b"d" * 9000}
+
+
+def linked(objects: Objects, server: KeepingServer) -> None:
+    """The same objects in the store and behind URLs, with a list for each."""
+    server.objects |= FAR
+    for name, more in (("keys", {}), ("urls", {"etag": "etag"})):
+        lines = []
+        for key, body in FAR.items():
+            url = server.link(key) if more else ""
+            member = Member(key=f"far/{key}", path=key, size=len(body), url=url, **more)
+            lines.append(msgspec.json.encode(member))
+        objects.put(name, b"\n".join(lines), "application/jsonl")
+    for key, body in FAR.items():
+        objects.put(f"far/{key}", body, "text/plain")
+        os.utime(objects._path(f"far/{key}"), (MOMENT_S, MOMENT_S))
+
+
+def test_urls_give_the_same_bytes(
+    objects: Objects, server: KeepingServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As keys of the same objects, though the server fails now and then; what has a URL is not read by its key. No
+    secret is in the archive, the checkpoint or the log."""
+    caplog.set_level(logging.DEBUG)
+    linked(objects, server)
+    find("zip")(context(objects, tmp_path, INPUT_R2_KEY="keys"))
+    expected = stored(objects)
+    objects.reads.clear()
+    server.faults.extend(["busy", "dropped", "leaves", "cut", "rude", "pieces", "early"])
+    objects.stop_after = 0
+    with pytest.raises(Stopped):
+        find("zip")(context(objects, tmp_path, INPUT_R2_KEY="urls"))
+    checkpoint = task.state.unpacked(objects.read(CHECKPOINT, MB))
+    objects.stop_after = None
+    outcome = find("zip")(context(objects, tmp_path, INPUT_R2_KEY="urls"))
+    assert stored(objects) == expected
+    assert objects.reads == []
+    with zipfile.ZipFile(io.BytesIO(expected)) as archive:
+        texts = [archive.read(name).decode() for name in ("README.txt", "manifest.json")]
+    told = "".join([*texts, repr(outcome), repr(checkpoint), caplog.text])
+    assert not any(word in told for word in ("X-Amz", SECRET, server.url))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("expired", "the object store answered 403 AccessDenied; its URL is not valid, or no longer"),
+        ("changed", "it has changed since it was verified"),
+        ("moved", "the object store answered 307 TemporaryRedirect: the server redirects, which is not followed"),
+    ],
+)
+def test_a_url_that_does_not_do(
+    objects: Objects, server: KeepingServer, tmp_path: Path, fault: Fault, reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Its file is left out, with a reason that does not show it."""
+    caplog.set_level(logging.DEBUG)
+    linked(objects, server)
+    server.always = fault
+    outcome = find("zip")(context(objects, tmp_path, INPUT_R2_KEY="urls"))
+    left_out = {each["path"]: each["reason"] for each in outcome.performance["left_out"]}
+    assert left_out == dict.fromkeys(FAR, reason)
+    with zipfile.ZipFile(io.BytesIO(stored(objects))) as archive:
+        told = archive.read("manifest.json").decode() + repr(outcome) + caplog.text
+    assert not any(word in told for word in ("X-Amz", SECRET, server.url))
+
+
+def test_a_server_that_is_away_is_no_reason_to_leave_a_file_out(
+    objects: Objects, server: KeepingServer, tmp_path: Path
+) -> None:
+    """Another try may have it: the task fails, and does not say where it looked."""
+    linked(objects, server)
+    server.always = "busy"
+    with pytest.raises(Unavailable) as caught:
+        find("zip")(context(objects, tmp_path, INPUT_R2_KEY="urls"))
+    assert str(caught.value) == "the object store answered 503 SlowDown"
+
+
+def test_a_member_does_not_show_its_url() -> None:
+    """In no message that has it."""
+    assert "secret" not in repr(Member(key="k", path="p", size=1, url="https://x/?secret"))

@@ -81,11 +81,12 @@ class Multipart:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
             data = data[skipped:]
+        while len(self._buffer) + len(data) >= self._part:
+            room = self._part - len(self._buffer)
+            self._buffer += data[:room]
+            data = data[room:]
+            self._flush()
         self._buffer += data
-        while len(self._buffer) >= self._part:
-            part = bytes(self._buffer[: self._part])
-            del self._buffer[: self._part]
-            self._send(part)
 
     def restart(self) -> None:
         """As `Sink.restart`: the upload is given up, and another one begun."""
@@ -97,7 +98,12 @@ class Multipart:
 
     # ---- uploading
 
-    def _send(self, body: bytes) -> None:
+    def _flush(self) -> None:
+        """What has grown is a part, without a copy of it."""
+        part, self._buffer = self._buffer, bytearray()
+        self._send(part)
+
+    def _send(self, body: bytes | bytearray) -> None:
         self._wait(AT_ONCE - 1)
         if self._upload is None:
             self._upload = self._objects.begin_upload(self._key, CONTENT_TYPE, self._metadata)
@@ -128,8 +134,7 @@ class Multipart:
     def complete(self, size: int) -> ObjectInfo:
         """All `size` bytes are written: make the object. A lost answer is no reason to fail: it may be there."""
         if self._buffer or not self._numbered:
-            self._send(bytes(self._buffer))
-            self._buffer.clear()
+            self._flush()
         self._wait(0)
         try:
             made = self._objects.complete_upload(self._key, self._upload or "", self._etags)

@@ -1,11 +1,14 @@
 """What goes into an archive, and reading it. An object must be the one that was verified: the same size and ETag."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import msgspec
 
 from worker.errors import BadInput, ObjectMissing
 from worker.objects.base import Part
+from worker.objects.parts import Links
 
 CHANGED: Final = "it has changed since it was verified"
 MISSING: Final = "it is not there"
@@ -13,7 +16,8 @@ MISSING: Final = "it is not there"
 
 class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file: the key of its object, the path that it gets in the archive, and what was found when it was verified:
-    the size in bytes and the ETag, empty where the store had none to tell."""
+    the size in bytes and the ETag, empty where the store had none to tell. `url`: where its bytes are read instead of
+    by its key, presigned: a secret, which nothing that is written or shown has."""
 
     key: str
     path: str
@@ -22,12 +26,23 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     filename: str = ""
     product: str | None = None
     category: str | None = None
+    url: str = ""
+
+    def __repr__(self) -> str:
+        return f"Member(key={self.key!r}, path={self.path!r}, size={self.size})"
 
 
 class Reads(Protocol):
     """The part of an object store that is used. Raises what `ObjectStore` does."""
 
     def read_part(self, key: str, start: int, length: int) -> Part: ...
+
+
+class Linked:
+    """A store of whose members some bring a URL."""
+
+    def __init__(self, objects: Reads) -> None:
+        self.read_part, self.read_link = objects.read_part, Links().read_part
 
 
 class Unfit(Exception):
@@ -42,7 +57,7 @@ def read(store: Reads, member: Member, start: int, length: int, *, etag: str | N
         WorkerError: it cannot be had at the moment.
     """
     try:
-        part = store.read_part(member.key, start, max(1, length))
+        part = _read(store, member)(start, max(1, length))
     except ObjectMissing as error:
         raise Unfit(MISSING) from error
     except BadInput as error:  # a key that S3 takes and we do not
@@ -53,3 +68,11 @@ def read(store: Reads, member: Member, start: int, length: int, *, etag: str | N
     if len(part.body) != min(length, member.size - start):
         raise Unfit("it ends before its end")
     return part
+
+
+def _read(store: Reads, member: Member) -> Callable[[int, int], Part]:
+    if not member.url:
+        return partial(store.read_part, member.key)
+    if not isinstance(store, Linked):
+        raise Unfit("it has a URL, and none is read here")
+    return partial(store.read_link, member.url)

@@ -18,7 +18,7 @@ from worker.kinds.zip.codec import Codec, codec
 from worker.kinds.zip.manifest import MANIFEST, README, About, readme
 from worker.kinds.zip.multipart import Multipart, Objects, part_bytes, resumable
 from worker.kinds.zip.names import safe
-from worker.kinds.zip.source import Member
+from worker.kinds.zip.source import Linked, Member
 from worker.kinds.zip.state import Saved
 from worker.limits import cores
 from worker.objects.base import check_key
@@ -65,7 +65,7 @@ def run(context: Context) -> Outcome:
         objects, key, _metadata(options), checkpoint.saves, made_by=made_by, part=part_bytes(options.bytes), saved=saved
     ) as sink:
         summary = write(
-            lambda: _members(members), objects, sink, about=about, codec=packer,
+            lambda: _members(members), Linked(objects), sink, about=about, codec=packer,
             threads=cores() if env.get("OBJECTS_DIR") else REMOTE_THREADS, tell=tell, saved=saved,
         )  # fmt: skip
         stored = sink.complete(summary.size)

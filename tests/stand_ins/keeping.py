@@ -11,7 +11,7 @@ from worker.objects.signing import Signer
 BUCKET, ID, SECRET = "bucket", "the-id", "the-secret-key"
 MOMENT, MOMENT_S = "Tue, 14 Nov 2023 22:13:20 GMT", 1_700_000_000.0
 Fault = Literal[
-    "busy", "slow", "dropped", "leaves", "cut", "expired", "changed", "whole", "pieces", "early", "rude", "elsewhere",
+    "busy", "slow", "dropped", "leaves", "cut", "expired", "changed", "whole", "pieces", "rude", "elsewhere",
     "moved", "sizeless", "no bucket", "endless",
 ]  # fmt: skip
 
@@ -109,8 +109,6 @@ def _handler(server: KeepingServer) -> type[BaseHTTPRequestHandler]:
                 return
             part = body if first is None else body[first : last + 1]
             more = {} if first is None else {"Content-Range": _range(first, part, len(body))}
-            if fault == "early":
-                self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
             etag = "changed" if fault == "changed" else "etag"
             length = None if fault in ("sizeless", "pieces") else len(part)
             self._answer(200 if first is None else 206, part, length, more, etag, in_pieces=fault == "pieces")

@@ -109,10 +109,10 @@ class Links:
 def _ask(server: Connections, method: str, target: str, start: int = 0, length: int = 0) -> Answer:
     """The answer, where it is a success; `length` 0: for what stands before the body. Raises what another one means:
     where it may be tried again, Interrupted."""
-    wanted = f"Range: bytes={start}-{start + length - 1}\r\n" if length else ""
+    wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-{start + length - 1}"} if length else {})
     # A server that knows no ranges sends the whole, from its first byte; one that refuses explains itself.
     most = max(start + length, EXPLANATION_BYTES) if length else 0
-    answer = server.ask(method, target, f"{wanted}Accept-Encoding: identity\r\n", most=most)
+    answer = server.ask(method, target, wanted, most=most)
     if answer.status in (200, 206):
         return answer
     if answer.status == 416:

@@ -93,7 +93,8 @@ class Archiving:
         files = [
             StorageFile(
                 id=f"f{n}-{m:03}", user_id=user, r2_key=key, filename=key.rpartition("/")[2],
-                size_bytes=plan.choice((10, LARGE)), created_at=1, deleted_at=1 if type_ == "full" and key in others else None,
+                size_bytes=plan.choice((10, LARGE)), created_at=1,
+                deleted_at=1 if type_ == "full" and key in others else None,
                 product="ivy" if key in others else "blog", category="notes" if key in others else "essays",
             )
             for m, key in enumerate([*keys, *absent, *sorted(others)])
@@ -131,8 +132,8 @@ class Archiving:
         if status == 200:
             self._world.checker.jobs.creation_answered(told, None)
         if status and self._plan.random() < 0.5:
-            again, told = await self._operators.insist(partial(_archive, {"export_id": export_id}), f"again {export_id}")
-            if again == 200:
+            second = partial(_archive, {"export_id": export_id})
+            if await self._insisted(second, f"again {export_id}") == 200:
                 self._world.fail(f"1: {export_id} was started twice")
         await self._disturb(export_id, keys)
 

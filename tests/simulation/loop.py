@@ -123,7 +123,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
         """Now, and here: a thread would bring back the order that a seed does not know. What says `Later` is done then,
-        though nobody may wait for it any more."""
+        though perhaps nobody waits for it any more."""
         done: asyncio.Future[Any] = self.create_future()
         self._do(done, lambda: func(*args))
         return done

@@ -32,6 +32,8 @@ class SimObjects:
         self.written_at: dict[str, float] = {}
         self.is_fickle = False
         """Whether reads and lists fail too: only where there are archives."""
+        self.aborts: Callable[[str, float], None] = lambda *_: None
+        """Told of each upload that is given up."""
         self._chance, self._now_s = chance, now_s
         self._late = chance.stream("objects")
         self._uploads = 0
@@ -78,7 +80,9 @@ class SimObjects:
     def abort_upload(self, key: str, upload: str) -> None:
         """Nothing, where there is none."""
         self._may_fail()
-        self.begun.pop((key, upload), None)
+        begun_s = self.begun.pop((key, upload), None)
+        if begun_s is not None:
+            self.aborts(key, begun_s)
 
     def info(self, key: str) -> Listed:
         """Of one that is there."""

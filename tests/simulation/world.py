@@ -207,6 +207,7 @@ class World:
             chance.on_hit, self.writer.watch = self._hit, self._written
         self.objects = SimObjects(chance, self.loop.time)
         self.checker.facts.objects = self.objects.objects
+        self.objects.aborts = self.checker.archives.aborts
         self.checker.archives.written_at, self.checker.archives.begun = self.objects.written_at, self.objects.begun
         self.receiver = Receiver(chance, self.checker.deliveries, self.trace)
         self.front = Front(self)
@@ -262,6 +263,7 @@ class World:
             task_timeout_mods=8_000, task_max_ms_mods=40_000, export_kept_s=EXPORT_KEPT_S, export_unfinished_s=200,
             task_timeout_zip=8_000, task_max_ms_zip=40_000, archive_kept_s=ARCHIVE_KEPT_S,
             part_size_limit=division.choice((2_048, 8_192, 10**6)), part_files_limit=division.choice((8, 20, 100)),
+            zip_chunk_delay=division.choice((0, 0, 300, 1_500)),
         )  # fmt: skip
 
     async def _run(self) -> None:

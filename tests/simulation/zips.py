@@ -36,6 +36,7 @@ class Zips:
         """The archive is stored; what its callback says."""
         key, listed = env["OUTPUT_R2_KEY"], self._objects.objects.get(env["INPUT_R2_KEY"])
         if listed is None:
+            self._checks.finds_no_list(env)
             return {"status": "error", "error": "404 Not Found", "retryable": False}
         members = [msgspec.json.decode(line, type=Member) for line in listed.splitlines()]
         self._checks.is_read(env, members)

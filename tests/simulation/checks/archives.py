@@ -12,7 +12,7 @@ from actors.store.catalog_reads import storage_export
 from actors.store.catalog_rows import ENDS, row_of
 from actors.store.engine import Db
 from actors.store.standing import standing
-from tests.simulation.checks.facts import Book, Facts
+from tests.simulation.checks.facts import EPOCH_S, Book, Facts
 from worker.kinds.zip.source import Member
 
 ARCHIVE_KEPT_S: Final = 20
@@ -58,11 +58,29 @@ class ArchiveChecks:
         """A worker has stored an archive."""
         self._made.setdefault(key, set()).add((files, missing))
 
+    def finds_no_list(self, env: Mapping[str, str]) -> None:
+        """A worker has asked for the list of its part, and there is none."""
+        book = self._facts.books.get(env["BATCH_ID"])
+        if book is not None and book.job.state is JobState.RUNNING:
+            self.wrong(f"7: {env['TASK_ID']} has no list")
+
+    def aborts(self, key: str, begun_s: float) -> None:
+        """The service gives an upload up that was begun then: not one of a run that is not over."""
+        job_id = key.split("/")[2]
+        book = self._facts.books.get(job_id)
+        ended_s = max((at for (of, _), at in self._ended_s.items() if of == job_id), default=0.0)
+        if book is not None and book.job.state not in TERMINAL_JOBS and begun_s > ended_s:
+            self.wrong(f"3: an upload of {key} is given up while {job_id} is {book.job.state}")
+
     # ---- what is written
 
     def turn(self, old: Job, book: Book) -> None:
         """A turn of an archive was committed."""
         new = book.job
+        if new.state in TERMINAL_JOBS and new.expires_at is not None and (new.alarm_at or 0) > new.expires_at:
+            self.wrong(f"5: {new.id} is over, and looked at after it has expired")
+        if new.removed_since is not None and old.removed_since is None:
+            self._check_time(new)
         if new.state is JobState.DONE and old.state is not JobState.DONE and not new.tasks_failed:
             self._check_parts(new, _tasks(book))
         is_told = new.delivery is Delivery.DELIVERED and old.delivery is not Delivery.DELIVERED
@@ -78,6 +96,13 @@ class ArchiveChecks:
         if former in ENDS and row.status not in ENDS:
             self.wrong(f"6: the catalog is told that {export_id} is {row.status}, which was {former}")
         self._rows[export_id] = row.status
+
+    def _check_time(self, job: Job) -> None:
+        """What was cancelled goes at once, the others are kept."""
+        decided_s = (job.completed_at or 0) / 1000 - EPOCH_S
+        kept_s = self._facts.now_s() - min(self._ended_s[(job.id, job.run)], decided_s)
+        if job.state is not JobState.CANCELLED and kept_s < ARCHIVE_KEPT_S / 2 and not self._facts.clock_has_jumped:
+            self.wrong(f"8: {job.id} is {job.state} and removed {kept_s:.0f} s after its end")
 
     def _check_parts(self, job: Job, tasks: list[Task]) -> None:
         parts = archive.parts(job)
@@ -179,7 +204,11 @@ class ArchiveChecks:
             self.wrong(f"8: an upload of {uploads[0]} stays")
         if job.removed_since is None or job.alarm_at is not None:
             return
-        left = [key for key in self._facts.objects if key.startswith(folder) and not self._is_of_one_gone_wild(job, key)]
+        left = [
+            key
+            for key in self._facts.objects
+            if key.startswith(folder) and not self._is_of_one_gone_wild(job, key)
+        ]
         if left:
             self.wrong(f"8: {job.id} is {job.state} and removed, and there is {left[0]}")
 

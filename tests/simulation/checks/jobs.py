@@ -24,12 +24,10 @@ from actors.store.commit import Commit
 from actors.store.engine import Db, Sql
 from actors.store.standing import standing
 from actors.store.tables import TASKS, jobs, tasks
-from tests.simulation.checks.facts import Assignment, Book, Facts
+from tests.simulation.checks.facts import EPOCH_S, Assignment, Book, Facts
 
 EXPORT_KEPT_S: Final = 20
 """As the settings of a run say."""
-EPOCH_S: Final = 1_700_000_000
-"""Where the wall clock of a run begins."""
 _ALL_TASKS = Sql(select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id")))
 _ALARM = Sql(select(jobs.c.alarm_at).where(jobs.c.id == bindparam("job_id")))
 

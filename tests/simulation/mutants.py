@@ -605,9 +605,9 @@ OF_ARCHIVES: Final = (
         "cursor_before_its_chunk",
         "Where the host dies while a chunk is verified, its files are in no archive.",
         "actors.verifying:Verifying.read",
-        "            await self._add(job, found, await self._verified(chunk), chunk[-1].cursor)\n",
-        "            await self._add(job, found, [], chunk[-1].cursor)\n"
-        "            await self._add(job, found, await self._verified(chunk), chunk[-1].cursor)\n",
+        "            await self._add(job, (found, cursor), await self._verified(chunk), chunk[-1].cursor)\n",
+        "            await self._add(job, (found, cursor), [], chunk[-1].cursor)\n"
+        "            await self._add(job, (found, chunk[-1].cursor), await self._verified(chunk), chunk[-1].cursor)\n",
     ),
     _mutant(
         "cancelled_and_untold",

@@ -6,7 +6,7 @@ the catalog have a row there.
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ import msgspec
 
 from actors import telemetry
 from actors.clock import TimeSource
-from actors.errors import Conflict, InvalidInput, NotFound
+from actors.errors import Conflict, InvalidInput, NotFound, Unavailable
 from actors.rules.model import JOB_ID, Job
 from actors.rules.placement import standing_host
 from actors.rules.states import JobState
@@ -26,6 +26,7 @@ from actors.sources.catalog import Catalogued
 from actors.sources.keys import Keys
 from actors.store import Store
 from actors.store.catalog_rows import Catalog, CatalogExport, Selection, row_of, still_open
+from worker import errors as worker_errors
 
 PHASE: Final = "ARCHIVING"
 TYPES: Final = ("full", "blog", "ivy", "category")
@@ -202,7 +203,8 @@ class Archives:
         Raises:
             NotFound: no row of the catalog has the id.
             Conflict: that row does not wait any more, or another archive of the user is being made.
-        InvalidInput: the catalog takes no such row.
+            InvalidInput: the catalog takes no such row.
+            Unavailable: the object store is away, where a list of keys has to be kept, or the catalog.
         """
         now = self._clock.now()
         row = None if wanted.export_id is None else await self._waiting_row(wanted.export_id)
@@ -212,25 +214,33 @@ class Archives:
             await self._check_alone(wanted.user_id)
         job = self._job(wanted, row.created_at if row is not None else now, now, owner)
         if wanted.keys is not None:
-            key = f"{job.message['folder']}{listed.OBJECT}"
-            await asyncio.to_thread(self._objects.put, key, listed.encoded(wanted.keys), "application/json")
+            await self._keep(f"{job.message['folder']}{listed.OBJECT}", wanted.keys)
         if row is None:  # listed from now on; one without a job can be started by its id
             await note(self._catalog, job, "pending")
+        await self._begin(job, wanted.user_id if wanted.alone else None)
+        telemetry.event("archive.taken_in", archive=job.id)
+        return job
+
+    async def _begin(self, job: Job, alone: str | None) -> None:
         try:
-            _, is_new = await self._store.create(job, alone=wanted.user_id if wanted.alone else None)
+            found, _ = await self._store.create(job, alone=alone)
         except Conflict as refused:
             await note(self._catalog, job, "failed", refused.message)
             raise
-        if not is_new:
+        if found.body_digest != job.body_digest:  # else it is ours: the first answer may have been lost
             raise Conflict(f"The export {job.id} was started before.")
-        telemetry.event("archive.taken_in", archive=job.id)
-        return job
 
     async def _check_alone(self, user_id: str) -> None:
         """Before anything is written: the store looks again when it writes, for two that come at once."""
         other = await self._store.open_archive(user_id)
         if other is not None:
             raise Conflict(still_open(other))
+
+    async def _keep(self, key: str, keys: Sequence[str]) -> None:
+        try:
+            await asyncio.to_thread(self._objects.put, key, listed.encoded(keys), "application/json")
+        except worker_errors.Unavailable as error:
+            raise Unavailable("The list of keys cannot be kept at the moment.") from error
 
     async def _waiting_row(self, export_id: str) -> CatalogExport:
         row = await self._catalog.export(export_id)
@@ -265,6 +275,7 @@ class Archives:
             source_cursor="",
             alarm_at=now + self._timeout_ms,
             owner=owner,
+            body_digest=self._token(),
             created_at=created_at,
             updated_at=now,
         )

@@ -511,8 +511,10 @@ class Duty:
         self.name, self.every_s, self.run_once = name, every_s, run_once
 
 
-def duties(settings: Settings, opened: Store, way: Directory, clock: TimeSource) -> list[Duty]:
-    """All duties of the service."""
+def duties(
+    settings: Settings, opened: Store, way: Directory, clock: TimeSource, *, kept: ObjectStore | None = None
+) -> list[Duty]:
+    """All duties of the service. A simulation hands in the objects."""
 
     activate = Activator(lambda job_id: way.call(job_id, {"op": "activate"}))
 
@@ -531,7 +533,7 @@ def duties(settings: Settings, opened: Store, way: Directory, clock: TimeSource)
             intake_timeout_ms=settings.intake_timeout_s * 1000,
         )
 
-    stored = objects(settings, ZIP)
+    stored = kept or objects(settings, ZIP)
     longest_ms = max(longest_wait_ms(policy(settings), state) for state in JobState if state is not JobState.RECEIVING)
     return [
         Duty("wake", 1.0, lambda: wake.run_once(opened, activate, now=clock.now(), longest_ms=longest_ms)),

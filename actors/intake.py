@@ -102,8 +102,11 @@ class Intake:
             await self._add(job, first, files[first : first + PAGE], None)
         return await self.finish(job, len(files))
 
-    async def _add(self, job: Job, first: int, page: list[FileRef], cursor: str | None) -> None:
-        await self._store.add_files(job.id, job.run, first, page, cursor, self._clock.now() + self._timeout_ms)
+    async def _add(
+        self, job: Job, first: int, page: list[FileRef], cursor: str | None, after: str | None = None
+    ) -> None:
+        alarm_at = self._clock.now() + self._timeout_ms
+        await self._store.add_files(job.id, job.run, first, page, cursor, alarm_at, after=after)
 
     async def read_prefix(self, job: Job) -> Job:
         """Read the keys under a prefix, from the durable cursor on, in the order of their keys."""
@@ -111,12 +114,13 @@ class Intake:
         wanted: str = job.message["r2_prefix"]
         found, cursor = job.files_total, job.source_cursor
         while True:
-            page, cursor = await prefix.page(self._objects, wanted, cursor)
+            after = cursor
+            page, cursor = await prefix.page(self._objects, wanted, after)
             if not page:
                 break
             if found + len(page) > self._max_files:
                 return await self._fail(job, "too_many_files", f"More than {self._max_files} objects under it.")
-            await self._add(job, found, page, cursor)
+            await self._add(job, found, page, cursor, after)
             found += len(page)
         if found == 0:
             return await self._fail(job, EmptyBatch.code, f"No object under the prefix {wanted}.")

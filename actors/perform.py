@@ -2,8 +2,7 @@
 expired is removed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from actors import telemetry
@@ -103,7 +102,7 @@ class Performer:
         self._removing.add(job.id)
         try:
             if job.kind == "archive":
-                await asyncio.to_thread(_remove_folder, self._objects, archive.folder(job))
+                await _remove_folder(self._objects, archive.folder(job))
                 return OutputsRemoved()
             await self._remove_outputs(job, self._objects.delete)
             await self._store.remove(job.id)
@@ -118,8 +117,7 @@ class Performer:
         cursor = None
         while True:
             tasks, cursor = await self._store.list_tasks(job.id, limit=PAGE, cursor=cursor)
-            for some in (tasks[first : first + AT_ONCE] for first in range(0, len(tasks), AT_ONCE)):
-                await asyncio.gather(*(asyncio.to_thread(delete, task.output_r2_key) for task in some))
+            await _delete([task.output_r2_key for task in tasks], delete)
             if cursor is None:
                 return
 
@@ -131,10 +129,14 @@ class Performer:
         return told
 
 
-def _remove_folder(objects: Objects, folder: str) -> None:
+async def _remove_folder(objects: Objects, folder: str) -> None:
     """All that is below it: lists, archives, checkpoints, and uploads that were begun."""
-    for key, upload in objects.uploads(folder):
-        objects.abort_upload(key, upload)
-    while page := objects.list(folder, None, PAGE):
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(objects.delete, [one.key for one in page]))
+    for key, upload in await asyncio.to_thread(objects.uploads, folder):
+        await asyncio.to_thread(objects.abort_upload, key, upload)
+    while keys := await asyncio.to_thread(lambda: [one.key for one in objects.list(folder, None, PAGE)]):
+        await _delete(keys, objects.delete)
+
+
+async def _delete(keys: Sequence[str], delete: Callable[[str], None]) -> None:
+    for first in range(0, len(keys), AT_ONCE):
+        await asyncio.gather(*(asyncio.to_thread(delete, key) for key in keys[first : first + AT_ONCE]))

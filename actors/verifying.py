@@ -65,12 +65,12 @@ class Verifying:
     async def read(self, job: Job) -> Job:
         """Verify what is left of the list, then queue the job. Raises Conflict when it is not RECEIVING any more, and
         what stores and databases do."""
-        found = job.files_total
-        async for chunk in _chunks(self._listing(job), job.source_cursor or ""):
+        found, cursor = job.files_total, job.source_cursor or ""
+        async for chunk in _chunks(self._listing(job), cursor):
             if found + len(chunk) > self._limits.files:
                 raise InvalidInput(f"More than {self._limits.files} files. Choose fewer.")
-            await self._add(job, found, await self._verified(chunk), chunk[-1].cursor)
-            found += len(chunk)
+            await self._add(job, (found, cursor), await self._verified(chunk), chunk[-1].cursor)
+            found, cursor = found + len(chunk), chunk[-1].cursor
             if self._limits.delay_ms:
                 await asyncio.sleep(self._limits.delay_ms / 1000)
         return await self._finish(job.id)
@@ -93,9 +93,11 @@ class Verifying:
             return _kept(named, 0, {"missing": True})
         return _kept(named, size, {"etag": etag})
 
-    async def _add(self, job: Job, first: int, files: list[FileRef], cursor: str) -> None:
+    async def _add(self, job: Job, at: tuple[int, str], files: list[FileRef], cursor: str) -> None:
+        """`at`: how many files there are before these, and the cursor of the last of them."""
+        first, after = at
         await self._store.add_files(
-            job.id, job.run, first, files, cursor, self._clock.now() + self._limits.timeout_ms,
+            job.id, job.run, first, files, cursor, self._clock.now() + self._limits.timeout_ms, after=after,
             missing=sum("missing" in _about(file) for file in files), bytes=sum(file.file_size for file in files),
         )  # fmt: skip
 
@@ -116,10 +118,12 @@ class Verifying:
         return await self._queue(job, parts.made)
 
     async def _put_list(self, job: Job, lines: "_Lines") -> None:
-        await asyncio.to_thread(self._objects.put, archive.list_key(job, lines.number), lines.body, LINES)
+        """With the alarm, since many lists take long; and not where the list is another reader's by now."""
         await self._store.add_files(
-            job.id, job.run, job.files_total, [], job.source_cursor, self._clock.now() + self._limits.timeout_ms
-        )  # only the alarm: many lists take long
+            job.id, job.run, job.files_total, [], job.source_cursor, self._clock.now() + self._limits.timeout_ms,
+            after=job.source_cursor,
+        )  # fmt: skip
+        await asyncio.to_thread(self._objects.put, archive.list_key(job, lines.number), lines.body, LINES)
 
     async def _queue(self, job: Job, made: list[dict[str, int]]) -> Job:
         now = self._clock.now()

@@ -32,7 +32,8 @@ class CatalogChannel:
         """Tell once."""
         try:
             tasks = await self._tasks(job)
-            if archive.result_key(job) == archive.index_key(job):
+            has_index = archive.result_key(job) == archive.index_key(job)
+            if has_index and job.removed_since is None:  # else it would stay, for nobody removes twice
                 index = msgspec.json.format(msgspec.json.encode(archive.index(job, tasks)))
                 await asyncio.to_thread(self._objects.put, archive.index_key(job), index, "application/json")
             if job.message["source"] == "catalog":

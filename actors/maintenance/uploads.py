@@ -33,6 +33,8 @@ async def run_once(store: UploadStore, objects: Uploading) -> Report:
         telemetry.warning("duty.uploads_not_listed", why=failure)
         return Report(duty="uploads", failed=1)
     of_archives = [(key, upload) for key, upload in begun if key.count("/") == PARTS - 1]
+    if not of_archives:
+        return Report(duty="uploads")
     wanted = await store.open_jobs(sorted({_job(key) for key, _ in of_archives}))
     done = failed = 0
     for key, upload in of_archives:

@@ -252,7 +252,9 @@ def _expire(d: Draft) -> None:
     """What is over is removed. What has no machine, and nothing to show for its time, has waited for too long; all else
     is looked at again after as long: a machine that has just died is no reason."""
     done = d.job.tasks_completed + d.job.tasks_failed
-    if d.job.state in TERMINAL_JOBS:
+    if d.job.state is JobState.DONE and d.delivering_until > d.now:
+        d.set(expires_at=d.now + DELIVERY_PATIENCE_MS)  # who tells of it may be about to write the index of its parts
+    elif d.job.state in TERMINAL_JOBS:
         d.set(expires_at=d.now + REMOVAL_PATIENCE_MS, removed_since=d.job.removed_since or d.now)
         d.effects.append(Remove())
     elif d.in_flight or done > d.done_before:

@@ -277,6 +277,7 @@ def add_files(db: Db, request: dict[str, Any]) -> None:
     """A page of intake. A page that is there already moves the alarm only, never the cursor back."""
     job = _receiving(db, request)
     page = _decode_files(request["files"])
+    _check_place(job, request, len(page))
     added = db.run_many(
         _INSERT_FILE,
         [
@@ -290,6 +291,15 @@ def add_files(db: Db, request: dict[str, Any]) -> None:
         db.run(_INTAKE, {**values, **found, "cursor": request["cursor"]})
     else:
         db.run(_INTAKE_ALARM, values)
+
+
+def _check_place(job: Job, request: dict[str, Any], count: int) -> None:
+    """Two readers of what changes meanwhile do not see the same pages: between two of different readers a file would
+    be lost."""
+    after, first = request.get("after"), request["first_n"]
+    here, behind = (first, after), (first + count, request["cursor"])
+    if after is not None and (job.files_total, job.source_cursor) not in (here, behind):
+        raise Conflict("Another reader has gone on with the list.")
 
 
 def add_phase_files(db: Db, request: dict[str, Any]) -> None:
@@ -335,11 +345,20 @@ def plan(db: Db, request: dict[str, Any]) -> None:
 def queue(db: Db, request: dict[str, Any]) -> None:
     """Intake is over. The epoch is raised: an activation that still sees RECEIVING writes nothing."""
     job = _decode_job(request["job"])
+    if job.state is JobState.QUEUED and job.kind == "archive":
+        _check_total(db, job)
     if db.run(_QUEUE_JOB, {**JOBS.values(job), "key_id": job.id, "key_run": job.run}) == 1:
         return
     found = _find(db, job.id)
     if found.run != job.run or found.queued_at != job.queued_at or found.queued_at is None:
         raise Conflict(f"The batch cannot be queued: it is {found.state} in run {found.run}.")
+
+
+def _check_total(db: Db, job: Job) -> None:
+    """Its parts are those of its files: none was added by another reader since they were divided."""
+    found = _find(db, job.id)
+    if found.state is JobState.RECEIVING and found.files_total != job.files_total:
+        raise Conflict("Another reader has gone on with the list.")
 
 
 def admit(db: Db, request: dict[str, Any]) -> str | None:

@@ -148,17 +148,19 @@ class Store:
         cursor: str | None,
         alarm_at: int,
         *,
+        after: str | None = None,
         missing: int = 0,
         bytes: int = 0,
     ) -> None:
         """A page of intake, numbered from `first_n`; adds to `files_total`, and to `files_missing` and `bytes_total`
-        what is given. The same page again adds nothing.
+        what is given. The same page again adds nothing. `after`: only where the list has been read up to this cursor
+        and no further, for one that may change while it is read.
 
-        Raises Conflict unless the job is RECEIVING in this run, NotFound.
+        Raises Conflict unless the job is RECEIVING in this run, and where another reader has gone on; NotFound.
         """
         await self._write.call({
             "op": "add_files", "job_id": job_id, "run": run, "first_n": first_n, "files": _encode(files),
-            "cursor": cursor, "alarm_at": alarm_at, "missing": missing, "bytes": bytes,
+            "cursor": cursor, "alarm_at": alarm_at, "after": after, "missing": missing, "bytes": bytes,
         })  # fmt: skip
 
     async def add_phase_files(self, job_id: str, run: int, phase: int, first_n: int, files: list[FileRef]) -> None:

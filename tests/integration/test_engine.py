@@ -260,6 +260,30 @@ async def test_a_prefix_is_read_from_its_cursor_on(world: World) -> None:
     assert job.state is JobState.RECEIVING
 
 
+async def test_two_readers_of_what_changes_meanwhile_lose_no_file(world: World) -> None:
+    """The one whose page is another one than what is written stops, and counts nothing."""
+    for n in range(5):
+        world.objects.put(f"up/{n}.tif", b"II", "image/tiff")
+    job, _ = await world.intake.create({"batch_id": "b", "r2_prefix": "up/"})
+    from actors.sources import prefix
+
+    whole, _ = await prefix.page(world.objects, "up/", None)
+    world.objects.delete("up/1.tif")
+    fewer, _ = await prefix.page(world.objects, "up/", None)
+    alarm = world.clock.now() + 1000
+    await world.store.add_files("b", 1, 0, fewer[:2], "up/2.tif", alarm, after=job.source_cursor)
+    await world.store.add_files("b", 1, 0, fewer[:2], "up/2.tif", alarm, after=job.source_cursor)
+    with pytest.raises(Conflict):
+        await world.store.add_files("b", 1, 0, whole[:2], "up/1.tif", alarm, after=job.source_cursor)
+    with pytest.raises(Conflict):
+        await world.store.add_files("b", 1, 2, whole[2:4], "up/3.tif", alarm, after="up/1.tif")
+    half = await world.store.job("b")
+    assert half is not None
+    assert (half.files_total, half.source_cursor) == (2, "up/2.tif")
+    done = await world.intake.read_prefix(half)
+    assert (done.state, done.files_total) == (JobState.QUEUED, 4)
+
+
 async def test_an_empty_prefix_ends_in_error(world: World) -> None:
     """Nothing under the prefix: ERROR `empty_batch`, with the prefix named."""
     job, _ = await world.intake.create({"batch_id": "b", "r2_prefix": "nothing/"})
@@ -286,11 +310,11 @@ async def test_an_intake_that_died_goes_on_with_the_same_body(world: World, monk
     body = {"batch_id": "b", "files": [f"{i}.tif" for i in range(2500)]}
     add_files, pages = world.store.add_files, []
 
-    async def dies(*page: Any) -> None:
+    async def dies(*page: Any, **more: Any) -> None:
         if pages:
             raise KeyboardInterrupt
         pages.append(page)
-        await add_files(*page)
+        await add_files(*page, **more)
 
     monkeypatch.setattr(world.store, "add_files", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -310,11 +334,11 @@ async def test_a_manifest_that_changed_meanwhile_is_taken_in_anew(
     put_manifest(world, 2500)
     add_files, pages = world.store.add_files, []
 
-    async def dies(*page: Any) -> None:
+    async def dies(*page: Any, **more: Any) -> None:
         if len(pages) == 2:
             raise KeyboardInterrupt
         pages.append(page)
-        await add_files(*page)
+        await add_files(*page, **more)
 
     monkeypatch.setattr(world.store, "add_files", dies)
     for _ in range(2):

@@ -80,7 +80,9 @@ FAULTS: Final[dict[str, float]] = {
     "host.dies_before": 0.05,  # the final callback
     "host.dies_after": 0.05,
     # the object store
-    "objects.fail": 0.1,  # when a file is to be removed
+    "objects.fail": 0.1,  # when a file is to be removed; where there are archives, whatever is asked
+    "objects.late": 0.03,
+    "catalog.fail": 0.2,
 }
 """The highest rate of each in a usual run. A seed draws which of them it has at all, and how often."""
 

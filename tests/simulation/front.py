@@ -13,6 +13,7 @@ from tests.simulation.checks.facts import Assignment, assignment
 from tests.simulation.loop import Process
 from tests.simulation.machines import batch_and_task
 from tests.simulation.processes import FRONTS
+from tests.simulation.zips import Zips
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -25,6 +26,7 @@ class Front:
         self._world = world
         self._times = world.chance.stream("http")
         self._late: set[asyncio.Task[Any]] = set()
+        self.zips = Zips(world.objects, world.checker.archives, world.chance)
 
     async def callback(self, url: str, body: bytes) -> tuple[int, Any]:
         """POST to a CALLBACK_URL."""

@@ -24,6 +24,14 @@ class GoesRound(Exception):
     """More steps than allowed."""
 
 
+class Later(Exception):
+    """Raised by what is given to a thread, before it has done anything: it takes a while, and is run again then."""
+
+    def __init__(self, by_s: float) -> None:
+        super().__init__(by_s)
+        self.by_s = by_s
+
+
 class Mode(Enum):
     """What becomes of the steps of a process."""
 
@@ -114,13 +122,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.call_at(self._now_s + delay_s, callback, *args, context=Context())
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
-        """Now, and here: a thread would bring back the order that a seed does not know."""
+        """Now, and here: a thread would bring back the order that a seed does not know. What says `Later` is done then,
+        though perhaps nobody waits for it any more."""
         done: asyncio.Future[Any] = self.create_future()
-        try:
-            done.set_result(func(*args))
-        except BaseException as error:  # noqa: BLE001 - as a thread's future has it
-            done.set_exception(error)
+        self._do(done, lambda: func(*args))
         return done
+
+    def _do(self, done: "asyncio.Future[Any]", work: Callable[[], Any]) -> None:
+        try:
+            result = work()
+        except Later as later:
+            self.outside(later.by_s, self._do, done, work)
+        except BaseException as error:  # noqa: BLE001 - as a thread's future has it
+            if not done.done():
+                done.set_exception(error)
+        else:
+            if not done.done():
+                done.set_result(result)
 
     def run_soon(self, handles: list[asyncio.Handle]) -> None:
         """Put steps that were kept back behind those that are ready."""

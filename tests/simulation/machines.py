@@ -25,6 +25,16 @@ HEARTBEAT_S: Final = 2.0
 Env = dict[str, str]
 
 
+class Zips(Protocol):
+    """What workers that make archives do to the object store."""
+
+    def begin(self, env: Env) -> None: ...
+
+    def finish(self, env: Env) -> dict[str, Any]: ...
+
+    def give_up(self, env: Env) -> None: ...
+
+
 class Front(Protocol):
     """The way of a worker to the service."""
 
@@ -33,6 +43,9 @@ class Front(Protocol):
     async def claim(self, body: dict[str, Any], token: str) -> tuple[int, Any]: ...
 
     def uploaded(self, key: str) -> None: ...
+
+    @property
+    def zips(self) -> Zips: ...
 
 
 class Watcher(Protocol):
@@ -199,6 +212,8 @@ class Worker:
 
     async def _work(self, env: Env) -> bool:
         """False: it is not wanted any more, or was given back."""
+        if env["KIND"] == "zip":
+            self._front.zips.begin(env)
         left = 0.1 + 1.5 * self._times.random() ** 2
         if self._chance.hits("machine.is_slow"):
             left += 20 * self._times.random()
@@ -232,14 +247,24 @@ class Worker:
 
     def _outcome(self, env: Env, accepts_next: bool) -> dict[str, Any]:
         body: dict[str, Any] = {"accepts_next": accepts_next}
+        failed = self._failure()
+        if failed is None:
+            return body | self._success(env)
+        if env["KIND"] == "zip":
+            self._front.zips.give_up(env)
+        return body | failed
+
+    def _failure(self) -> dict[str, Any] | None:
         if self._chance.hits("work.fails"):
-            return body | {"status": "error", "error": "Disk full"}
+            return {"status": "error", "error": "Disk full"}
         if self._chance.hits("work.fails_for_good"):
-            return body | {"status": "error", "error": "404 Not Found", "retryable": False}
-        return body | self._success(env)
+            return {"status": "error", "error": "404 Not Found", "retryable": False}
+        return None
 
     def _success(self, env: Env) -> dict[str, Any]:
         key = env["OUTPUT_R2_KEY"]
+        if env["KIND"] == "zip":
+            return self._front.zips.finish(env)
         if env["KIND"] == "mods":
             self._front.uploaded(key)
         return {

@@ -574,21 +574,21 @@ OF_EXPORTS: Final = (
         "export_rows_go_before_its_file",
         "Where the object store is away nobody knows any more of the file of an export.",
         "actors.perform:Performer._remove",
-        "await self._remove_outputs(job)",
-        "await self._store.remove(job.id); await self._remove_outputs(job)",
+        "await self._remove_outputs(job, self._objects.delete)",
+        "await self._store.remove(job.id); await self._remove_outputs(job, self._objects.delete)",
     ),
     _mutant(
         "export_is_kept_for_ever",
         "An export that is over has no alarm, and is never removed.",
         "actors.rules.batch:_alarm",
-        "else job.expires_at",
-        "else None",
+        "(told_at, job.expires_at)",
+        "(told_at,)",
     ),
     _mutant(
         "export_is_removed_at_its_end",
         "Who asks for its status a moment later finds nothing.",
-        "actors.rules.batch:_kept_until",
-        "d.now + d.policy.kept_ms",
+        "actors.rules.batch:_until",
+        "d.now + wait_ms",
         "d.now",
     ),
     _mutant(
@@ -600,7 +600,118 @@ OF_EXPORTS: Final = (
     ),
 )
 
+OF_ARCHIVES: Final = (
+    _mutant(
+        "cursor_before_its_chunk",
+        "Where the host dies while a chunk is verified, its files are in no archive.",
+        "actors.verifying:Verifying.read",
+        "            await self._add(job, (found, cursor), await self._verified(chunk), chunk[-1].cursor)\n",
+        "            await self._add(job, (found, cursor), [], chunk[-1].cursor)\n"
+        "            await self._add(job, (found, chunk[-1].cursor), await self._verified(chunk), chunk[-1].cursor)\n",
+    ),
+    _mutant(
+        "cancelled_and_untold",
+        "The catalog says for ever that an export is in progress, which was cancelled.",
+        "actors.rules.batch:_stop",
+        "if d.policy.tells_each_end:",
+        "if d.policy.tells_each_end and state is not JobState.CANCELLED:",
+    ),
+    _mutant(
+        "failed_intake_is_untold",
+        "The catalog says for ever that an export is in progress, whose list could not be read.",
+        "actors.rules.receiving:failed",
+        "if not policy.tells_each_end:",
+        "if True:",
+    ),
+    _mutant(
+        "begun_after_its_end",
+        "Who verifies, and is slow, tells the catalog that an export is in progress, which is over.",
+        "actors.store.catalog:_PUT_EXPORT",
+        "        where=or_(one_of(_put_export.excluded.status, ENDS), not_(one_of(storage_exports.c.status, ENDS))),\n",
+        "",
+    ),
+    _mutant(
+        "removed_once",
+        "What a worker stores before it learns that its archive was cancelled stays for ever.",
+        "actors.rules.batch:_outputs_removed",
+        "silent_at if d.now < silent_at else None",
+        "None",
+    ),
+    _mutant(
+        "last_part_is_not_made",
+        "The files of the last part are in no archive.",
+        "actors.verifying:Verifying._finish",
+        "parts.made)",
+        "parts.made[:-1] or parts.made)",
+    ),
+    _mutant(
+        "list_of_the_part_before",
+        "A part is made of the files of another one.",
+        "actors.verifying:_tasks",
+        "input_r2_key=archive.list_key(job, n)",
+        "input_r2_key=archive.list_key(job, max(0, n - 1))",
+    ),
+    _mutant(
+        "kept_until_it_is_told",
+        "While the catalog is away nothing that has expired is removed.",
+        "actors.rules.batch:_alarm",
+        "return min((at for at in (told_at, job.expires_at) if at is not None), default=None)",
+        "return told_at if told_at is not None else job.expires_at",
+    ),
+    _mutant(
+        "parts_without_index",
+        "The catalog names an index that is not there.",
+        "actors.channels.catalog:CatalogChannel.send",
+        "if has_index and job.removed_since is None:",
+        "if False:",
+    ),
+    _mutant(
+        "uploads_of_open_archives_are_given_up",
+        "The upload of a worker is taken from it while it writes.",
+        "actors.maintenance.uploads:run_once",
+        "if _job(key) in wanted:",
+        "if False:",
+    ),
+    _mutant(
+        "uploads_are_left",
+        "What a worker that died had begun to upload is paid for, for ever.",
+        "actors.maintenance.uploads:run_once",
+        "await asyncio.to_thread(objects.abort_upload, key, upload)",
+        "pass",
+        Edit("actors.perform:_remove_folder", "await asyncio.to_thread(objects.abort_upload, key, upload)", "pass"),
+    ),
+    _mutant(
+        "missing_without_count",
+        "Nobody learns that some of the files were not there.",
+        "actors.verifying:Verifying._add",
+        'missing=sum("missing" in _about(file) for file in files)',
+        "missing=0",
+    ),
+)
+
 FOUND: Final = (
+    _mutant(
+        "index_of_what_is_gone",
+        "The end of an archive that has expired meanwhile is told, and with it an index is written that stays.",
+        "actors.channels.catalog:CatalogChannel.send",
+        "if has_index and job.removed_since is None:",
+        "if has_index:",
+    ),
+    _mutant(
+        "lost_answer_is_refused",
+        "Where the answer of the store to a new archive is lost, the caller is told that it was started before.",
+        "actors.archives:Archives.create",
+        "        found, _ = await self._store.create(job, alone=alone)\n"
+        "        if found.body_digest != job.body_digest:",
+        "        found, is_new = await self._store.create(job, alone=alone)\n        if not is_new:",
+    ),
+    _mutant(
+        "list_that_cannot_be_kept_is_a_fault",
+        "While the object store is away, archives of a list of keys are answered 500.",
+        "actors.archives:Archives._keep",
+        "except worker_errors.Unavailable as error:",
+        "except NotFound as error:",
+    ),
     _mutant(
         "ended_with_another_batch",
         "While one machine of an ended batch is written off, another one has found work elsewhere, and ends too.",
@@ -684,7 +795,9 @@ FOUND: Final = (
 )
 """What the simulation has found in the engine itself, put back."""
 
-MUTANTS: Final = (*OF_THE_LOOP, *OF_THE_STORE, *OF_THE_RULES, *OF_THE_FLEET, *OF_THE_WAY, *OF_EXPORTS, *FOUND)
+MUTANTS: Final = (
+    *OF_THE_LOOP, *OF_THE_STORE, *OF_THE_RULES, *OF_THE_FLEET, *OF_THE_WAY, *OF_EXPORTS, *OF_ARCHIVES, *FOUND
+)  # fmt: skip
 
 SEEDS: Final[dict[str, tuple[int, ...]]] = {
     "answers_before_commit": (0,),
@@ -760,6 +873,18 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
     "export_is_kept_for_ever": (12,),
     "export_is_removed_at_its_end": (12,),
     "ended_export_goes_to_another_host": (12,),
+    "cursor_before_its_chunk": (73,),
+    "cancelled_and_untold": (39,),
+    "failed_intake_is_untold": (73,),
+    "removed_once": (339,),
+    "last_part_is_not_made": (66,),
+    "list_of_the_part_before": (66,),
+    "kept_until_it_is_told": (27,),
+    "parts_without_index": (66,),
+    "uploads_of_open_archives_are_given_up": (130,),
+    "uploads_are_left": (130,),
+    "missing_without_count": (290,),
+    "list_that_cannot_be_kept_is_a_fault": (443,),
 }
 """The seed that has found each: it is tried first. When what is drawn changes, others are looked for."""
 

@@ -1,10 +1,10 @@
-"""What the service works for and with: objects, the receiver of what is finished, programs and people."""
+"""What the service works for: the receiver of what is finished, programs and people."""
 
 import asyncio
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
@@ -13,6 +13,7 @@ from actors.exports import ExportRequest
 from actors.rules.events import DeliveryEnded
 from actors.rules.model import Job
 from actors.store import Store
+from tests.simulation.archiving import Archiving
 from tests.simulation.chance import Chance, Happened
 from tests.simulation.checks.deliveries import DeliveryChecks
 from tests.simulation.loop import current, never
@@ -32,36 +33,6 @@ async def _export(wanted: ExportRequest, engine: Any) -> Any:
 
 async def _downloaded(job_id: str, engine: Any) -> Any:
     return await engine.call(job_id, {"op": "downloaded", "job": job_id})
-
-
-class SimObjects:
-    """The object store, as far as creation reads it, and what has expired is removed from it."""
-
-    def __init__(self, chance: Chance) -> None:
-        self.objects: dict[str, bytes] = {}
-        self._chance = chance
-
-    def delete(self, key: str) -> None:
-        """Nothing, where there is none."""
-        if self._chance.hits("objects.fail"):
-            raise OSError("the object store is away")
-        self.objects.pop(key, None)
-
-    def read(self, key: str, limit: int) -> bytes:
-        """The bytes of one."""
-        return self.objects[key][:limit]
-
-    def list(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[Any]:
-        """A page of keys, small so that there are several."""
-        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > (after or ""))
-        return [Listed(key, len(self.objects[key])) for key in keys[: min(limit, 7)]]
-
-
-class Listed(NamedTuple):
-    """One object of a listing."""
-
-    key: str
-    size: int
 
 
 class WatchedCallback(FinalCallback):
@@ -130,6 +101,8 @@ class Operators:
         for n in range(plan.choice((0, 0, 0, 0, 0, 0, 0, 0, 2, 4))):  # a burst: small ones share their hosts
             await self._create(f"c{n}", plan.randint(1, 4))
         await self._export()
+        archiving = Archiving(self._world, self)
+        making = archiving.begin()
         acts: list[tuple[float, str]] = []
         for _ in range(plan.choice((0, 0, 1, 1, 2, 3, 4))):
             kind = plan.choice(
@@ -145,6 +118,8 @@ class Operators:
                 await self._act(kind, n)
         if world.chance.stream("retention").random() < 0.04 and world.chance.may_happen(Happened("plan.month", 0)):
             self._let_a_month_pass()
+        if making is not None:
+            await making
         until = world.loop.time() + 60
         while not world.is_over() and world.loop.time() < until:
             await asyncio.sleep(1.0)
@@ -179,7 +154,7 @@ class Operators:
 
     async def _post(self, job_id: str) -> None:
         raw = json.dumps(self._bodies[job_id]).encode()
-        status, told = await self._insist(lambda engine: engine.create(raw, None), f"create {job_id}")
+        status, told = await self.insist(lambda engine: engine.create(raw, None), f"create {job_id}")
         if status == 200:
             self._world.checker.jobs.creation_answered(told[0], self._sizes[job_id])
 
@@ -195,7 +170,7 @@ class Operators:
                 is_batch=is_batch, removes_after_download=False,
             )  # fmt: skip
             self.tasks += len(wanted.pis)
-            status, told = await self._insist(partial(_export, wanted), "export")
+            status, told = await self.insist(partial(_export, wanted), "export")
             if status != 200:
                 continue
             job, _ids = told
@@ -204,11 +179,11 @@ class Operators:
             act = plan.choice(("nothing", "nothing", "cancel", "retry", "downloaded"))
             if act == "downloaded":
                 self._world.checker.jobs.may_go.add(job.id)
-                await self._insist(partial(_downloaded, job.id), f"downloaded {job.id}")
+                await self.insist(partial(_downloaded, job.id), f"downloaded {job.id}")
             elif act != "nothing":
-                await self._end_or_begin(act, job.id)
+                await self.end_or_begin(act, job.id)
 
-    async def _end_or_begin(self, act: str, job_id: str) -> None:
+    async def end_or_begin(self, act: str, job_id: str) -> None:
         book = self._world.checker.facts.books.get(job_id)
         if book is None:
             return
@@ -216,7 +191,7 @@ class Operators:
         request: dict[str, Any] = {"op": "cancel", "reason": "a person said so"}
         if act == "retry":
             request = {"op": "retry", "after_run": run, "created_at": book.job.created_at}
-        status, _ = await self._insist(lambda engine: engine.call(job_id, request), f"{act} {job_id}")
+        status, _ = await self.insist(lambda engine: engine.call(job_id, request), f"{act} {job_id}")
         if status == 200 and act == "retry":
             self._world.checker.jobs.retried(job_id, run)
         if status == 200 and act == "cancel":
@@ -224,11 +199,11 @@ class Operators:
 
     async def _create_other(self, job_id: str) -> None:
         raw = json.dumps({"batch_id": job_id, "files": [{"r2_key": "other.tif", "file_size": 1}]}).encode()
-        status, told = await self._insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
+        status, told = await self.insist(lambda engine: engine.create(raw, None), f"create other {job_id}")
         if status == 200:
             self._world.checker.jobs.creation_answered(told[0], 1)
 
-    async def _insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
+    async def insist(self, act: Callable[[Any], Any], what: str) -> tuple[int, Any]:
         """As a client does: again while nobody answers."""
         self._world.trace(what, "is sent")
         for _ in range(60):
@@ -301,7 +276,7 @@ class Operators:
             "retry": {"op": "retry", "after_run": run, "created_at": book.job.created_at},
             "redeliver": {"op": "redeliver"},
         }[kind]
-        status, _ = await self._insist(lambda engine: engine.call(job_id, request), f"{kind} {job_id}")
+        status, _ = await self.insist(lambda engine: engine.call(job_id, request), f"{kind} {job_id}")
         if status == 200 and kind == "retry":
             self._world.checker.jobs.retried(job_id, run)
         if status == 200 and kind == "redeliver":

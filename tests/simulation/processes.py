@@ -13,6 +13,7 @@ from typing import Any, Final
 from actors import assembly, wire
 from actors.channels.final_callback import FinalCallback
 from actors.directory import Directory
+from actors.errors import Unavailable
 from actors.host import Host
 from actors.rules.model import Job, Machine, Task
 from actors.settings import Settings
@@ -32,6 +33,8 @@ LEAVES_WITHIN_S: Final = 3.0
 """How long an actor that has ended itself may run on, while Ray lets it finish what it has begun."""
 FRONTS: Final = ("front:0", "front:1")
 TICK_MS: Final = 2_000
+UPLOADS_S: Final = 20.0
+"""How often uploads that nobody needs are looked for: a run is too short for once in five minutes."""
 SWEEP_MS: Final = 10_000
 """How long the fleet lets a machine run that nobody knows."""
 
@@ -213,6 +216,7 @@ class Service:
 
     async def _host(self, actor: Actor) -> None:
         opened, way = self._connect(reads_file=False)
+        self._refuse_now_and_then(opened)
         self._watch_activations(actor.process, opened)
         own = actor.name.startswith("batch:")
         host = assembly.host(
@@ -223,6 +227,20 @@ class Service:
         self._listen(actor, host.handle)
         if own:
             actor.process.begin(assembly.leave_when_idle(host, lambda: self._leave_soon(actor, host)))
+
+    def _refuse_now_and_then(self, opened: Store) -> None:
+        """The catalog of archives is the store's own here; it is away when nothing else is."""
+
+        def fickle(ask: Callable[..., Any]) -> Callable[..., Any]:
+            async def asked(*args: Any) -> Any:
+                if self.chance.hits("catalog.fail"):
+                    raise Unavailable("the catalog is away")
+                return await ask(*args)
+
+            return asked
+
+        for name in ("put_export", "storage_files", "storage_export"):
+            setattr(opened, name, fickle(getattr(opened, name)))
 
     def _watch_activations(self, process: Process, opened: Store) -> None:
         activate = opened.activate
@@ -271,13 +289,14 @@ class Service:
 
     async def _maintenance(self, actor: Actor) -> None:
         opened, way = self._connect()
-        for duty in assembly.duties(self.settings, opened, way, self.clock.of_process()):
-            duty.every_s *= self._slow
+        for duty in assembly.duties(self.settings, opened, way, self.clock.of_process(), kept=self._objects):
+            duty.every_s = UPLOADS_S if duty.name == "uploads" else duty.every_s * self._slow
             actor.process.begin(assembly.rounds(duty))
         self._listen(actor, _nothing)
 
     async def _front(self, actor: Actor) -> None:
         opened, way = self._connect(patient=True)
+        self._refuse_now_and_then(opened)
         self.fronts[actor.name] = assembly.Engine(
             self.settings, opened, way, self.clock.of_process(), self._objects, token=self._token
         )

@@ -16,22 +16,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from actors.rules.model import Job
 from actors.rules.states import TERMINAL_JOBS, Delivery, MachineState
 from actors.settings import Settings
 from actors.store.engine import open_file
 from actors.store.tables import metadata
 from actors.store.writer import Writer
 from tests.simulation import phases, transcript
+from tests.simulation.archiving import small_chunks
 from tests.simulation.chance import Chance, Happened
+from tests.simulation.checks.archives import ARCHIVE_KEPT_S
 from tests.simulation.checks.checker import Checker
 from tests.simulation.checks.jobs import EXPORT_KEPT_S
 from tests.simulation.disk import FaultyDisk
 from tests.simulation.front import Front
 from tests.simulation.log import Log, as_it_was
 from tests.simulation.loop import GoesRound, SleepsForever, VirtualLoop, current
-from tests.simulation.outside import Operators, Receiver, SimObjects
+from tests.simulation.objects import SimObjects
+from tests.simulation.outside import Operators, Receiver
 from tests.simulation.pipes import Network
-from tests.simulation.processes import FRONTS, SWEEP_MS, TICK_MS, Service
+from tests.simulation.processes import FRONTS, SWEEP_MS, TICK_MS, UPLOADS_S, Service
 from tests.simulation.provider import PacedProvider, SimProvider
 
 SETTLED_WITHIN_S: Final = 400.0
@@ -125,7 +129,7 @@ class Simulator:
         `without`, `only`: which events may happen; `at_most`: tasks of a batch, where the seed wants more.
         """
         self.writer.forget_all()
-        with as_it_was(), _uncollected(), phases.known():
+        with as_it_was(), _uncollected(), phases.known(), small_chunks():
             try:  # neither of the two gets a name here: the chance knows the world too
                 return World(self, Chance(seed, without=without, only=only), at_most=at_most, traced=traced).outcome()
             except BaseException as error:
@@ -201,8 +205,10 @@ class World:
         self.writer.watch, self.writer.begins = self.checker.stored, self._disk
         if traced:
             chance.on_hit, self.writer.watch = self._hit, self._written
-        self.objects = SimObjects(chance)
+        self.objects = SimObjects(chance, self.loop.time)
         self.checker.facts.objects = self.objects.objects
+        self.objects.aborts = self.checker.archives.aborts
+        self.checker.archives.written_at, self.checker.archives.begun = self.objects.written_at, self.objects.begun
         self.receiver = Receiver(chance, self.checker.deliveries, self.trace)
         self.front = Front(self)
         makes = PacedProvider if self.settings.machine_provider == "fly" else SimProvider
@@ -238,6 +244,7 @@ class World:
 
     def _settings(self, folder: Path) -> Settings:
         plan, is_paced = self.plan, self.chance.stream("provider.paced").random() < 0.25
+        division = self.chance.stream("archives.division")
         pool = self.chance.stream("pool").choice((0, 1, 3)) if is_paced else 0
         return Settings.load(
             {},
@@ -254,6 +261,9 @@ class World:
             spawn_give_up_s=300, hibernate_after_s=plan.choice((1, 2, 60)), intake_timeout_s=40,
             delivery_give_up_s=7 * 3600,
             task_timeout_mods=8_000, task_max_ms_mods=40_000, export_kept_s=EXPORT_KEPT_S, export_unfinished_s=200,
+            task_timeout_zip=8_000, task_max_ms_zip=40_000, archive_kept_s=ARCHIVE_KEPT_S,
+            part_size_limit=division.choice((2_048, 8_192, 10**6)), part_files_limit=division.choice((8, 20, 100)),
+            zip_chunk_delay=division.choice((0, 0, 300, 1_500)),
         )  # fmt: skip
 
     async def _run(self) -> None:
@@ -263,6 +273,8 @@ class World:
         self.calm()
         self.trace("no more faults")
         await self._settle()
+        if self.objects.begun:  # of archives that are over: nobody has looked since, perhaps
+            await asyncio.sleep(2 * UPLOADS_S)
         self.checker.check_end(self.provider.alive)
 
     def calm(self) -> None:
@@ -287,7 +299,7 @@ class World:
             all(
                 book.job.state in TERMINAL_JOBS
                 and book.job.delivery is not Delivery.PENDING
-                and (book.job.kind == "batch" or facts.clock_has_jumped)  # an export is over when it is removed
+                and (book.job.kind == "batch" or facts.clock_has_jumped or _is_removed(book.job))
                 for book in facts.books.values()
             )
             and all(row.state in AT_REST for row in facts.machines.values())
@@ -327,6 +339,11 @@ class World:
         for words in transcript.writes(requests, answers, self.checker.facts.books, self.checker.facts.machines):
             self._trace(words)
         self.checker.stored(requests, answers)
+
+
+def _is_removed(job: Job) -> bool:
+    """What is over when it is removed. Of an export then nothing is left, of an archive its row."""
+    return job.kind == "archive" and job.alarm_at is None
 
 
 def _nothing(*_: object, who: str | None = None) -> None:

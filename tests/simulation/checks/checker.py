@@ -11,8 +11,10 @@ import msgspec
 
 from actors.rules.model import Job
 from actors.rules.states import JobState
+from actors.store.catalog_rows import CatalogExport
 from actors.store.commit import Commit
 from actors.store.engine import Db
+from tests.simulation.checks.archives import ArchiveChecks
 from tests.simulation.checks.deliveries import DeliveryChecks
 from tests.simulation.checks.facts import Facts
 from tests.simulation.checks.jobs import JobChecks
@@ -48,6 +50,7 @@ class Checker:
         self.jobs = JobChecks(self.facts, db, max_attempts)
         self.machines = MachineChecks(self.facts, sweep_s, max_machines)
         self.deliveries = DeliveryChecks(self.facts, self.jobs.begun)
+        self.archives = ArchiveChecks(self.facts, db, self.jobs.over_since)
 
     def stored(self, requests: list[dict[str, Any]], answers: list[Any]) -> None:
         """A transaction was carried out."""
@@ -57,15 +60,23 @@ class Checker:
 
     def _stored(self, op: str, request: dict[str, Any], answer: Any) -> None:
         if op == "commit":
-            self.jobs.turn(_decode_commit(request["commit"]))
+            self._turn(_decode_commit(request["commit"]))
         elif op == "commit_machines":
             self.machines.written(request)
         elif op == "activate_singleton":
             self.machines.begins(answer)
+        elif op == "put_export":
+            self.archives.told(msgspec.msgpack.decode(request["export"], type=CatalogExport).id)
         elif op in CHANGE_JOBS:
             if op == "activate":
                 self.jobs.activated(_decode_activation(answer)[0])
             self.jobs.read_again(_job_of(request), op)
+
+    def _turn(self, commit: Commit) -> None:
+        old = self.facts.books[commit.job.id].job
+        self.jobs.turn(commit)
+        if old.kind == "archive":
+            self.archives.turn(old, self.facts.books[old.id])
 
     def check_end(self, alive: list[SimMachine]) -> None:
         """Everything is calm, and nobody asks for anything."""
@@ -74,6 +85,7 @@ class Checker:
             is_told = book.job.kind == "batch" and book.job.id in self.jobs.acknowledged_jobs
             if is_told and book.job.state is JobState.DONE:
                 self.deliveries.check_end(book.job)
+        self.archives.check_end()
         self.machines.check_end(alive)
 
 

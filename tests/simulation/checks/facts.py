@@ -13,6 +13,10 @@ TRUST_S: Final = 12.0
 """How long after another one has taken over an actor may still act: EPOCH_TRUST_S of the loop, and a call."""
 
 
+EPOCH_S: Final = 1_700_000_000
+"""Where the wall clock of a run begins."""
+
+
 class Assignment(NamedTuple):
     """One attempt of one task in one run."""
 

@@ -24,12 +24,10 @@ from actors.store.commit import Commit
 from actors.store.engine import Db, Sql
 from actors.store.standing import standing
 from actors.store.tables import TASKS, jobs, tasks
-from tests.simulation.checks.facts import Assignment, Book, Facts
+from tests.simulation.checks.facts import EPOCH_S, Assignment, Book, Facts
 
 EXPORT_KEPT_S: Final = 20
 """As the settings of a run say."""
-EPOCH_S: Final = 1_700_000_000
-"""Where the wall clock of a run begins."""
 _ALL_TASKS = Sql(select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id")))
 _ALARM = Sql(select(jobs.c.alarm_at).where(jobs.c.id == bindparam("job_id")))
 
@@ -42,7 +40,7 @@ class JobChecks:
         self.wrong = facts.wrong
         self._given: dict[str, int] = {}  # the epoch of the newest activation
         self._removed: set[str] = set()
-        self._over_since: dict[tuple[str, int], float] = {}
+        self.over_since: dict[tuple[str, int], float] = {}
         self.may_go: set[str] = set()
         """Exports that were downloaded as a whole, perhaps."""
         self._epoch_of: dict[Assignment, int] = {}
@@ -81,9 +79,11 @@ class JobChecks:
         if book is None:
             return
         job = book.job
-        if job.kind != "batch":
+        if job.kind not in ("batch", "archive"):
             self._check_removal_of_export(book)
             return
+        if job.kind == "archive" and (job.removed_since is None or job.expires_at is not None):
+            self.wrong(f"8: the row of {job.id} is removed, and its objects are not")
         if not self._facts.month_is_over or job.state not in TERMINAL_JOBS or job.delivery is Delivery.PENDING:
             self.wrong(f"8: {job.id} is removed; it was {job.state}, its delivery {job.delivery}")
         self._removed.add(job.id)
@@ -93,7 +93,7 @@ class JobChecks:
         self._removed.add(job.id)
         if job.state not in TERMINAL_JOBS:
             self.wrong(f"8: {job.id} is removed; it was {job.state}")
-        since = self._over_since.get((job.id, job.run), self._facts.now_s())
+        since = self.over_since.get((job.id, job.run), self._facts.now_s())
         keys = [row.output_r2_key for row in book.rows.values() if row.output_r2_key in self._facts.objects]
         left = [
             key for key in keys if self._facts.uploaded_at[key] < since
@@ -122,7 +122,7 @@ class JobChecks:
             self.wrong(f"4: {new.id} went from {old.state} to {new.state}")
         book.job = msgspec.structs.replace(
             new, placement=None if turn.rerun else old.placement, files_total=old.files_total,
-            source_cursor=old.source_cursor,
+            source_cursor=old.source_cursor, files_missing=old.files_missing, bytes_total=old.bytes_total,
         )  # fmt: skip
         for task in turn.tasks:
             self._changed(old, book, task)
@@ -135,8 +135,8 @@ class JobChecks:
             self._facts.to_be_told_again[f"{new.id}:{new.run}"] = self._facts.now_s()
         if new.state in TERMINAL_JOBS:
             self._facts.ended.add(new.id)
-            self._over_since.setdefault((new.id, new.run), self._facts.now_s())
-            if new.kind != "batch" and new.alarm_at is None:
+            self.over_since.setdefault((new.id, new.run), self._facts.now_s())
+            if new.kind != "batch" and new.alarm_at is None and not _is_gone(new):
                 self.wrong(f"5: {new.id} is over and will never be removed")
         if new.state in TERMINAL_JOBS or (new.run, new.phase) != (old.run, old.phase):
             self.check_whole(new.id)
@@ -268,11 +268,12 @@ class JobChecks:
         if following is not None:
             self._facts.check_given(following)
 
-    def creation_answered(self, job: Job, files: int) -> None:
-        """202 or 200: the batch is there, and will have so many files."""
+    def creation_answered(self, job: Job, files: int | None) -> None:
+        """202 or 200: the batch is there, and will have so many files, where that is known."""
         job_id = job.id
         self.acknowledged_jobs.add(job_id)
-        self._sizes[(job_id, job.created_at)] = files
+        if files is not None:
+            self._sizes[(job_id, job.created_at)] = files
         if job_id not in self._facts.books:
             self.wrong(f"1: the creation of {job_id} was acknowledged, and it is not written")
 
@@ -330,6 +331,11 @@ class JobChecks:
         for (task_id, run), count in runs.items():
             if count > self._max_attempts:
                 self.wrong(f"5: {task_id} ran {count} times in run {run}")
+
+
+def _is_gone(job: Job) -> bool:
+    """Of an archive the row stays."""
+    return job.kind == "archive" and job.removed_since is not None and job.expires_at is None
 
 
 _STEPS: Final = 3

@@ -289,9 +289,7 @@ class Service:
 
     async def _maintenance(self, actor: Actor) -> None:
         opened, way = self._connect()
-        for duty in assembly.duties(
-            self.settings, opened, way, self.clock.of_process(), kept=self._objects
-        ):
+        for duty in assembly.duties(self.settings, opened, way, self.clock.of_process(), kept=self._objects):
             duty.every_s = UPLOADS_S if duty.name == "uploads" else duty.every_s * self._slow
             actor.process.begin(assembly.rounds(duty))
         self._listen(actor, _nothing)

@@ -205,9 +205,7 @@ class ArchiveChecks:
         if job.removed_since is None or job.alarm_at is not None:
             return
         left = [
-            key
-            for key in self._facts.objects
-            if key.startswith(folder) and not self._is_of_one_gone_wild(job, key)
+            key for key in self._facts.objects if key.startswith(folder) and not self._is_of_one_gone_wild(job, key)
         ]
         if left:
             self.wrong(f"8: {job.id} is {job.state} and removed, and there is {left[0]}")

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import quote
+from uuid import UUID
 
 import msgspec
 
@@ -250,8 +251,12 @@ class Archives:
             raise Conflict(f"The export {export_id} is {row.status}: it was started before.")
         return row
 
+    def _uuid(self) -> str:
+        """What the ids of a catalog may have to be."""
+        return str(UUID("".join(self._token() for _ in range(4)), version=4))
+
     def _job(self, wanted: ArchiveRequest, created_at: int, now: int, owner: str | None) -> Job:
-        job_id = wanted.export_id or f"export_zip_{now}_{self._token()}"
+        job_id = wanted.export_id or (self._uuid() if wanted.is_catalogued else f"export_zip_{now}_{self._token()}")
         message = {
             "user_id": wanted.user_id,
             "export_type": wanted.export_type,

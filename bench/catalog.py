@@ -1,6 +1,6 @@
 """The catalog of ZIP exports: what a page of 1,000 files costs at the start, in the middle and at the end.
 
-python -m bench.catalog [--rows 1000000] [own] [sqlite] [postgres]      all, when none is named
+python -m bench.catalog [--rows 1000000] [own] [sqlite] [postgres] [verifying]      all, when none is named
 
 A third of the files are the user's, between those of two others. Beside each figure stands that of the same page
 by OFFSET, from the same run.
@@ -13,17 +13,22 @@ import statistics
 import time
 import uuid
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 
+from actors.archives import ArchiveRequest, Archives, Division, listing
+from actors.clock import Clock
 from actors.store import Store
 from actors.store.catalog_rows import Catalog, Selection
 from actors.store.catalogs import open_catalog
 from actors.store.writer import LocalWriter, Writer
+from actors.verifying import CHUNK_FILES, Limits, Verifying
 from bench.service import scratch, table
 from tests.stand_ins import postgres as stand_in
+from worker.objects.base import ObjectInfo
 
 PAGE: Final = 1_000
 USERS: Final = 3
@@ -149,7 +154,64 @@ async def _taken(
     return taken
 
 
-ALL: Final = {"own": own, "sqlite": sqlite, "postgres": postgres}
+def verifying(rows: int) -> None:
+    """What a chunk of 100 costs while the files of an archive are verified, by objects that answer at once: the store's
+    rows and the catalog's pages are what is left. Then all of them are divided into parts."""
+    with scratch() as folder:
+        path = folder / "arke.db"
+        writer = Writer(path)
+        _fill_sqlite(path, rows, "id, user_id, r2_key, filename, size_bytes, product, category, created_at",
+                     "printf('f%09d', n), printf('u%d', n % 3), 'k/' || n, n || '.md', n, 'blog', 'a', 1")  # fmt: skip
+        store = Store(LocalWriter(writer), path)
+        asyncio.run(_verify(store, rows))
+        writer.close()
+
+
+class _Instant:
+    """Objects that are all there. Notes when each was looked at."""
+
+    def __init__(self) -> None:
+        self.looked: list[float] = []
+
+    def head(self, key: str) -> ObjectInfo:
+        self.looked.append(time.perf_counter())
+        return ObjectInfo(key, 100, "e")
+
+    def put(self, key: str, body: bytes, content_type: str) -> None:
+        """Kept by nobody."""
+
+
+async def _verify(store: Store, rows: int) -> None:
+    objects: Any = _Instant()
+    catalog = open_catalog(None, store)
+    clock = Clock()
+    taking_in = Archives(
+        store=store, objects=objects, catalog=catalog, clock=clock, timeout_ms=300_000,
+        division=Division(10**9, 100_000),
+    )  # fmt: skip
+    job = await taking_in.create(ArchiveRequest(user_id="u1", export_type="full"), None)
+    await Verifying(
+        store=store, objects=objects, clock=clock, listing=lambda job: listing(job, objects, catalog),
+        limits=Limits(files=10**9, delay_ms=0, timeout_ms=300_000, unfinished_ms=300_000),
+    ).read(job)  # fmt: skip
+    ended = time.perf_counter()
+    await store.close()
+    chunks = [later - sooner for sooner, later in pairwise(objects.looked[::CHUNK_FILES])]
+    tenth = max(1, len(chunks) // 10)
+    places = {"first tenth": chunks[:tenth], "last tenth": chunks[-tenth:]}
+    first = statistics.mean(places["first tenth"])
+    print(f"\nverifying: chunks of {CHUNK_FILES}, {rows:,} files\n")
+    lines = [
+        [place, f"{statistics.mean(taken) * 1000:.1f} ms", f"{statistics.mean(taken) / first:.2f}"]
+        for place, taken in places.items()
+    ]
+    print(table(["", "a chunk", "over the first"], lines), flush=True)
+    print(f"\ndivided into parts and planned in {ended - objects.looked[-1]:.1f} s", flush=True)
+
+
+ALL: Final[dict[str, Callable[[int], None]]] = {
+    "own": own, "sqlite": sqlite, "postgres": postgres, "verifying": verifying,
+}  # fmt: skip
 
 
 def main() -> None:

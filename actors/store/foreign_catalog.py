@@ -309,7 +309,10 @@ def _put_export(connection: Connection, schema: Schema, row: CatalogExport) -> N
     try:
         key = to_id(row.id, schema.ids[EXPORTS, "id"])
     except ValueError:
-        raise InvalidInput("No export of the catalog can have this id.", field="id") from None
+        raise InvalidInput(
+            f"The catalog gives its exports ids of its own: insert a row into {EXPORTS} that is pending, and start it "
+            "by its export_id.", field="export_id",
+        ) from None  # fmt: skip
     former = connection.execute(select(table.c.created_at).where(table.c.id == key)).first()
     if former is not None:
         changes = _values(schema, row, example=former.created_at, names=CHANGES)

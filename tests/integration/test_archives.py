@@ -84,12 +84,12 @@ class Moody(OwnCatalog):
 class World:
     """One data folder, and the hosts of archives."""
 
-    def __init__(self, folder: Path, division: Division | None = None) -> None:
+    def __init__(self, folder: Path, division: Division | None = None, catalog: Any = None) -> None:
         self.folder = folder
         self.writer = Writer(folder / "arke.db")
         self.store = Store(LocalWriter(self.writer), folder / "arke.db")
         self.objects = Watched(folder / "objects", "arke-staging")
-        self.catalog = Moody(self.store)
+        self.catalog: Any = catalog or Moody(self.store)
         self.fleet, self.clock = Fleet(), Hands()
         self.archives = Archives(
             store=self.store, objects=self.objects, catalog=self.catalog, clock=self.clock, timeout_ms=300_000,

@@ -1,6 +1,5 @@
 """An archive, written as its files are read: README.txt, the files in their order, manifest.json."""
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from worker.errors import BadInput
 from worker.kinds.zip import container, packing
 from worker.kinds.zip.codec import BLOCK_BYTES, Codec, crc32, crc32_combine
 from worker.kinds.zip.container import Entry
+from worker.kinds.zip.digest import Digest
 from worker.kinds.zip.manifest import MANIFEST, README, About, Manifest, readme
 from worker.kinds.zip.packing import Begun, Block, LeftOut, Whole
 from worker.kinds.zip.source import CHANGED, Member, Reads
@@ -105,11 +105,12 @@ class _Writing:
         self._done: list[Done] = []
         self._large: _Large | None = None
         self._left_out: str | None = None
+        self._digests: ThreadPoolExecutor | None = None
 
     def run(self, members: Iterator[Member], saved: Saved | None) -> Summary:
         if saved is None:
             self._entry(*self._own_entry(README, readme(self._about)))
-        with self._workers() as submit:
+        with self._hasher(), self._workers() as submit:
             jobs = self._jobs(members) if saved is None else self._jobs_after(members, saved)
             self._mark()
             for made in self._made(submit, jobs):
@@ -150,7 +151,7 @@ class _Writing:
             raise _StartAgain(begun)
         if begun.etag != mark.etag:
             raise _StartAgain(LeftOut(member, CHANGED))
-        self._large = _Large(self._streamed(begun, mark.begun_at), begun.etag, mark)
+        self._large = _Large(self._streamed(begun, mark.begun_at), begun.etag, Digest(self._digests), mark)
         for n in range(mark.block):
             part = packing.raw(self._store, begun, n)
             if isinstance(part, LeftOut):
@@ -206,6 +207,15 @@ class _Writing:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    @contextmanager
+    def _hasher(self) -> Iterator[None]:
+        """Large files have their digests from it. One thread is this one, for digests too."""
+        if self._threads == 1:
+            yield
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="sha256") as self._digests:
+            yield
+
     def _made(self, submit: Callable[..., Callable[[], Any]], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """What comes of the jobs, in their order; so many are under way as the window holds."""
         window = WINDOW_BYTES if self._threads > 1 else 0
@@ -257,7 +267,7 @@ class _Writing:
         member = block.begun.member
         if block.n == 0:
             entry = self._streamed(block.begun, self._offset)
-            self._large = _Large(entry, block.begun.etag)
+            self._large = _Large(entry, block.begun.etag, Digest(self._digests))
             self._put(container.local_header(entry))
         large = self._large
         if large is None:
@@ -319,9 +329,8 @@ class _Writing:
 class _Large:
     """The large file that is being written: the sums of its blocks so far."""
 
-    def __init__(self, entry: Entry, etag: str, mark: Mark = _BEGINNING) -> None:
-        self.entry, self.etag = entry, etag
-        self.digest = hashlib.sha256()
+    def __init__(self, entry: Entry, etag: str, digest: Digest, mark: Mark = _BEGINNING) -> None:
+        self.entry, self.etag, self.digest = entry, etag, digest
         self.blocks, self.crc, self.size, self.packed = mark.block, mark.crc, mark.size, mark.packed_size
 
     def add(self, block: Block) -> None:

@@ -21,7 +21,7 @@ from actors.rules.placement import standing_host
 from actors.rules.states import JobState
 from actors.sources import keys as listed
 from actors.sources import prefix
-from actors.sources.base import Listing, check_key
+from actors.sources.base import Listing, check_key, check_value
 from actors.sources.below import Below
 from actors.sources.catalog import Catalogued
 from actors.sources.keys import Keys
@@ -34,6 +34,10 @@ TYPES: Final = ("full", "blog", "ivy", "category")
 PRODUCTS: Final = ("blog", "ivy")
 """Types of which one is all files of the product of that name."""
 MOST_TEXT: Final = 200
+MOST_FILTER_BYTES: Final = 4096
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999: no archive tells a later time."""
+LONGEST_NAME: Final = "1800000000000-export-1000000.zip.checkpoint"
 NOBODY: Final = "_"
 """In keys, where no user is named."""
 _SAFE: Final = "@:+=,~ !()"
@@ -62,7 +66,7 @@ class ArchiveRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def understand(raw: bytes) -> ArchiveRequest:
-    """The body of POST /export/zip. Raises InvalidInput with the field named."""
+    """The body of POST /export/zip; a large one takes seconds. Raises InvalidInput with the field named."""
     body = as_object(raw)
     ways = [name for name in ("export_id", "r2_prefix", "keys", "export_type") if body.get(name) is not None]
     if len(ways) != 1:
@@ -82,25 +86,34 @@ def understand(raw: bytes) -> ArchiveRequest:
     return of_type(wanted, body["export_type"], body.get("filter_params")) if ways == ["export_type"] else wanted
 
 
-def of_type(wanted: ArchiveRequest, type_: object, filters: object) -> ArchiveRequest:
-    """The same, of a user's files of this type. Raises InvalidInput."""
+def of_type(
+    wanted: ArchiveRequest,
+    type_: object,
+    filters: object,
+    *,
+    fields: tuple[str, str] = ("export_type", "filter_params"),
+) -> ArchiveRequest:
+    """The same, of a user's files of this type. `fields`: what the caller calls the two. Raises InvalidInput."""
+    field, field_of_filters = fields
     if not isinstance(type_, str) or type_ not in TYPES:
-        raise InvalidInput(f"export_type must be one of {', '.join(TYPES)}.", field="export_type")
+        raise InvalidInput(f"{field} must be one of {', '.join(TYPES)}.", field=field)
     if wanted.user_id is None:
         raise InvalidInput("user_id is missing: whose files?", field="user_id")
-    params = {} if filters is None else filters
-    if not isinstance(params, dict):
-        raise InvalidInput("filter_params must be an object.", field="filter_params")
-    if type_ == "category":
-        _category(params)
+    params = _filters(filters, field_of_filters)
+    if type_ == "category" and not (isinstance(params.get("category"), str) and params["category"]):
+        raise InvalidInput(f"{field_of_filters}.category must name a category.", field=f"{field_of_filters}.category")
     return msgspec.structs.replace(wanted, export_type=type_, filter_params=params)
 
 
-def _category(params: dict[str, Any]) -> str:
-    category = params.get("category")
-    if not isinstance(category, str) or not category:
-        raise InvalidInput("filter_params.category must name a category.", field="filter_params.category")
-    return category
+def _filters(filters: object, field: str) -> dict[str, Any]:
+    if filters is None:
+        return {}
+    if not isinstance(filters, dict):
+        raise InvalidInput(f"{field} must be an object.", field=field)
+    check_value(filters, field)
+    if len(msgspec.json.encode(filters)) > MOST_FILTER_BYTES:
+        raise InvalidInput(f"{field} must have at most {MOST_FILTER_BYTES} bytes.", field=field)
+    return filters
 
 
 def as_object(raw: bytes) -> dict[str, Any]:
@@ -170,10 +183,11 @@ def _codec(value: object) -> str | None:
 
 
 class Division(NamedTuple):
-    """Where a new part begins: bytes of files, and files."""
+    """Where a new part begins: bytes of files, and files. And most files of one archive."""
 
     bytes: int
     files: int
+    most: int = 5_000_000
 
 
 class Objects(Protocol):
@@ -210,12 +224,12 @@ class Archives:
         now = self._clock.now()
         row = None if wanted.export_id is None else await self._waiting_row(wanted.export_id)
         if row is not None:
-            wanted = of_type(msgspec.structs.replace(wanted, user_id=row.user_id), row.export_type, row.filter_params)
+            wanted = _of_row(wanted, row)
         if wanted.alone and wanted.user_id is not None:
             await self._check_alone(wanted.user_id)
         job = self._job(wanted, row.created_at if row is not None else now, now, owner)
         if wanted.keys is not None:
-            await self._keep(f"{job.message['folder']}{listed.OBJECT}", wanted.keys)
+            await self._keep(job, wanted.keys)
         if row is None:  # listed from now on; one without a job can be started by its id
             await note(self._catalog, job, "pending")
         await self._begin(job, wanted.user_id if wanted.alone else None)
@@ -237,9 +251,13 @@ class Archives:
         if other is not None:
             raise Conflict(still_open(other))
 
-    async def _keep(self, key: str, keys: Sequence[str]) -> None:
+    async def _keep(self, job: Job, keys: Sequence[str]) -> None:
+        """Before the job is there: who verifies it may begin at once."""
+        if len(keys) > self._division.most:
+            raise InvalidInput(f"keys has more than {self._division.most} entries. Choose fewer.", field="keys")
+        key = f"{job.message['folder']}{listed.OBJECT}"
         try:
-            await asyncio.to_thread(self._objects.put, key, listed.encoded(keys), "application/json")
+            await asyncio.to_thread(lambda: self._objects.put(key, listed.encoded(keys), "application/json"))
         except worker_errors.Unavailable as error:
             raise Unavailable("The list of keys cannot be kept at the moment.") from error
 
@@ -266,7 +284,7 @@ class Archives:
             "level": wanted.level,
             "codec": wanted.codec,
             "source": "catalog" if wanted.is_catalogued else "prefix" if wanted.prefix is not None else "keys",
-            "folder": f"exports/{quote(wanted.user_id or NOBODY, safe=_SAFE)}/{job_id}/",
+            "folder": _folder(wanted.user_id, job_id),
             "part_bytes": self._division.bytes,
             "part_files": self._division.files,
         }
@@ -281,9 +299,24 @@ class Archives:
             alarm_at=now + self._timeout_ms,
             owner=owner,
             body_digest=self._token(),
+            user_id=wanted.user_id,
             created_at=created_at,
             updated_at=now,
         )
+
+
+def _of_row(wanted: ArchiveRequest, row: CatalogExport) -> ArchiveRequest:
+    """What a row of the catalog asks for, which anybody may have written."""
+    if not 0 < row.created_at <= LATEST_MS:
+        raise InvalidInput("The created_at of the row is no time.", field="export_id")
+    known = msgspec.structs.replace(wanted, user_id=user(row.user_id))
+    return of_type(known, row.export_type, row.filter_params)
+
+
+def _folder(user_id: str | None, job_id: str) -> str:
+    folder = f"exports/{quote(user_id or NOBODY, safe=_SAFE)}/{job_id}/"
+    check_key(f"{folder}{LONGEST_NAME}", "user_id")
+    return folder
 
 
 def _title(wanted: ArchiveRequest) -> str:
@@ -307,7 +340,7 @@ def _selection(told: dict[str, Any]) -> Selection:
     return Selection(
         user_id=told["user_id"],
         product=kind if kind in PRODUCTS else None,
-        category=_category(told["filter_params"]) if kind == "category" else None,
+        category=told["filter_params"]["category"] if kind == "category" else None,
     )
 
 

@@ -38,7 +38,7 @@ from actors.rules.model import Job
 from actors.rules.placement import ARCHIVES_ACTOR, EXPORTS_ACTOR
 from actors.rules.states import JobState, TaskStatus
 from actors.settings import Settings
-from actors.signing import load_or_make_secret, machine_token
+from actors.signing import load_or_make_secret, machine_token, sign_download
 from actors.store import PatientWriteSide, Store
 from actors.store.catalog_rows import Catalog, StorageFile
 from actors.store.catalogs import open_catalog
@@ -134,6 +134,24 @@ def check(settings: Settings) -> None:
     if settings.machine_provider == "fly":
         check_fly(settings)
     check_store(settings.store)
+    if settings.catalog_url:
+        _check_catalog(settings.catalog_url)
+
+
+def _check_catalog(url: str) -> None:
+    """Raises CannotStart where it is none, or has not the columns. One that is away may come back."""
+    from actors.store.foreign_catalog import ForeignCatalog
+
+    async def look() -> None:
+        found = ForeignCatalog(url)
+        try:
+            await found.check()
+        except Unavailable as error:
+            telemetry.warning("store.catalog_away", why=error)
+        finally:
+            await found.close()
+
+    asyncio.run(look())
 
 
 def check_fly(settings: Settings) -> None:
@@ -619,7 +637,8 @@ class Engine:
         self._archives = Archives(
             store=opened, objects=self._kept[ZIP], catalog=self._catalog, clock=clock,
             timeout_ms=settings.intake_timeout_s * 1000,
-            division=Division(settings.part_size_limit, settings.part_files_limit), token=token,
+            division=Division(settings.part_size_limit, settings.part_files_limit, settings.max_files_per_batch),
+            token=token,
         )  # fmt: skip
 
     async def call(self, job_id: str, request: dict[str, Any]) -> Any:
@@ -668,12 +687,18 @@ class Engine:
         """The time, in milliseconds since 1970 UTC."""
         return self._clock.now()
 
-    def download_url(self, job: Job) -> str:
-        """Where the archive, or the index of its parts, can be fetched for a while: with S3 from there."""
-        key = archive_rules.result_key(job)
-        if not self.settings.uses_s3 or key is None:
-            return f"{self.settings.orchestrator_url}/download/{job.id}"
-        return _signs(self.settings, ZIP, DOWNLOAD_S).url("GET", key)
+    def download_url(self, job: Job, part: int | None = None) -> str:
+        """Where the archive or the index of its parts, or one of the parts, can be fetched for a while without a key:
+        archives with S3 from there."""
+        count = len(archive_rules.parts(job))
+        if self.settings.uses_s3 and (part is not None or count == 1):
+            key = archive_rules.archive_key(job, (part or 1) - 1, count)
+            return _signs(self.settings, ZIP, DOWNLOAD_S).url("GET", key)
+        url = f"{self.settings.orchestrator_url}/download/{job.id}" + (f"/{part}" if part is not None else "")
+        if not self.settings.api_keys:
+            return url
+        until = self._clock.now() + DOWNLOAD_S * 1000
+        return f"{url}?until={until}&sig={sign_download(self.secrets[0], job.id, until)}"
 
     async def add_files(self, files: list[StorageFile]) -> None:
         """Add to the service's own catalog. Raises Conflict where it has none, or another file has a key."""

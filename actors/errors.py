@@ -2,7 +2,8 @@
 
 ArkeError
 ├── InvalidInput        400  invalid_input
-│   └── EmptyBatch      400  empty_batch
+│   ├── EmptyBatch      400  empty_batch
+│   └── TooManyFiles    400  too_many_files
 ├── Unauthorized        401  unauthorized
 ├── Forbidden           403  forbidden
 ├── NotFound            404  not_found
@@ -49,6 +50,12 @@ class EmptyBatch(InvalidInput):
     """The batch has no file. Name at least one."""
 
     code = "empty_batch"
+
+
+class TooManyFiles(InvalidInput):
+    """There are too many files. Choose fewer."""
+
+    code = "too_many_files"
 
 
 class Unauthorized(ArkeError):
@@ -120,7 +127,7 @@ class Fenced(ArkeError):
 BY_CODE = {
     kind.code: kind
     for kind in (
-        InvalidInput, EmptyBatch, Unauthorized, Forbidden, NotFound, Conflict, BatchExists, Retired, Expired,
-        TooLarge, ProviderAway, Unavailable, Fenced,
+        InvalidInput, EmptyBatch, TooManyFiles, Unauthorized, Forbidden, NotFound, Conflict, BatchExists, Retired,
+        Expired, TooLarge, ProviderAway, Unavailable, Fenced,
     )
 }  # fmt: skip

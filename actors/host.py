@@ -112,11 +112,14 @@ class Host:
         return None if durable.closed else durable
 
     def _answered(self, durable: Durable, answer: Answer) -> Any:
-        """The reply, or the error that is the reply."""
+        """The reply, or the error that is the reply: one that cannot be made costs no other of the list."""
         try:
             return self._reply(durable.state.job, answer) if durable.state else NotFound()
         except ArkeError as error:
             return error
+        except Exception:  # noqa: BLE001 - a phase is anybody's code
+            telemetry.fault("job.not_answered", batch=durable.job_id)
+            return Unavailable(retry_after_s=1)
 
     async def _one(self, request: dict[str, Any]) -> Any:
         job_id = request["job"]

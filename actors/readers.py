@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from actors import telemetry
 from actors.clock import TimeSource
-from actors.errors import ArkeError, Conflict, InvalidInput, NotFound
+from actors.errors import ArkeError, Conflict, InvalidInput, NotFound, TooManyFiles
 from actors.rules.effects import Policy
 from actors.rules.model import Job
 from actors.rules.receiving import failed
@@ -97,7 +97,7 @@ class Readers:
 
     async def _end_quietly(self, job: Job, error: BaseException) -> None:
         try:
-            await self._end(job, "list_unreadable" if job.kind == "archive" else "prefix_unreadable", error)
+            await self._end(job, _code(job, error), error)
         except (ArkeError, OSError) as failure:  # the reader tries again after its pause, and comes here again
             telemetry.warning("intake.not_ended", batch=job.id, why=type(failure).__name__)
 
@@ -107,10 +107,17 @@ class Readers:
         row = await self._store.job(job.id)
         if row is not None and row.state is JobState.RECEIVING and row.run == job.run:
             what = "list of files" if job.kind == "archive" else "prefix"
-            told = f"The {what} could not be read: {sentence(error)}"
+            is_read = isinstance(error, TooManyFiles)
+            told = sentence(error) if is_read else f"The {what} could not be read: {sentence(error)}"
             await self._store.queue(failed(row, code, told, self._policy, now))
             telemetry.warning("intake.ended", batch=job.id, code=code, why=told)
         self.forget(job.id)
+
+
+def _code(job: Job, error: BaseException) -> str:
+    if isinstance(error, TooManyFiles):
+        return error.code
+    return "list_unreadable" if job.kind == "archive" else "prefix_unreadable"
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -32,6 +32,19 @@ def verify_machine(accepted: tuple[str, ...], machine: str, token: str) -> bool:
     return any(hmac.compare_digest(machine_token(secret, machine).encode(), token.encode()) for secret in accepted)
 
 
+def sign_download(secret: str, export_id: str, until_ms: int) -> str:
+    """The `sig` of a link that opens what an export has made, until that time."""
+    return _digest(secret, f"download\n{export_id}\n{until_ms}")
+
+
+def verify_download(accepted: tuple[str, ...], export_id: str, until_ms: int, signature: str) -> bool:
+    """Whether `signature` is of that link, under one of the accepted secrets."""
+    return any(
+        hmac.compare_digest(sign_download(secret, export_id, until_ms).encode(), signature.encode())
+        for secret in accepted
+    )
+
+
 def load_or_make_secret(path: Path) -> str:
     """The secret kept in `path` (mode 0600), made on first use. Safe when two processes start together.
 

@@ -7,13 +7,14 @@ from the last chunk on, and gives the same.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from actors import telemetry
 from actors.clock import TimeSource
-from actors.errors import InvalidInput, NotFound
+from actors.errors import NotFound, TooManyFiles
 from actors.phases import all_phases
 from actors.planning import task_id
 from actors.rules import archive
@@ -53,7 +54,7 @@ class Limits(NamedTuple):
 
 
 class Verifying:
-    """Takes in what goes into archives. One at a time for each job."""
+    """Takes in what goes into archives."""
 
     def __init__(
         self, *, store: Store, objects: Objects, clock: TimeSource, listing: Callable[[Job], Listing], limits: Limits
@@ -61,6 +62,8 @@ class Verifying:
         """`listing` opens the source of a job."""
         self._store, self._objects, self._clock = store, objects, clock
         self._listing, self._limits = listing, limits
+        self._lookers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="head")
+        self._dividing = asyncio.Lock()
 
     async def read(self, job: Job) -> Job:
         """Verify what is left of the list, then queue the job. Raises Conflict when it is not RECEIVING any more, and
@@ -68,7 +71,7 @@ class Verifying:
         found, cursor = job.files_total, job.source_cursor or ""
         async for chunk in _chunks(self._listing(job), cursor):
             if found + len(chunk) > self._limits.files:
-                raise InvalidInput(f"More than {self._limits.files} files. Choose fewer.")
+                raise TooManyFiles(f"The archive would have more than {self._limits.files} files. Choose fewer.")
             await self._add(job, (found, cursor), await self._verified(chunk), chunk[-1].cursor)
             found, cursor = found + len(chunk), chunk[-1].cursor
             if self._limits.delay_ms:
@@ -76,13 +79,15 @@ class Verifying:
         return await self._finish(job.id)
 
     async def _verified(self, chunk: list[Named]) -> list[FileRef]:
-        few = asyncio.Semaphore(AT_ONCE)
-
-        async def look(named: Named) -> FileRef:
-            async with few:
-                return await asyncio.to_thread(self._look, named)
-
-        return list(await asyncio.gather(*map(look, chunk)))
+        """On threads of its own: a store that hangs holds up no removal and no list. Where one fails none goes on."""
+        loop = asyncio.get_running_loop()
+        looking = [loop.run_in_executor(self._lookers, self._look, named) for named in chunk]
+        try:
+            return list(await asyncio.gather(*looking))
+        except BaseException:
+            for each in looking:
+                each.cancel()
+            raise
 
     def _look(self, named: Named) -> FileRef:
         """As it is kept. One that is not there is empty and has no ETag: its worker asks for it once more, and tells
@@ -102,7 +107,11 @@ class Verifying:
         )  # fmt: skip
 
     async def _finish(self, job_id: str) -> Job:
-        """Divide the files, then plan and queue."""
+        """Divide the files, then plan and queue. One archive at a time: all its paths are in memory meanwhile."""
+        async with self._dividing:
+            return await self._divided(job_id)
+
+    async def _divided(self, job_id: str) -> Job:
         job = await self._store.job(job_id)
         if job is None:
             raise NotFound
@@ -129,7 +138,7 @@ class Verifying:
         now = self._clock.now()
         tasks = _tasks(job, len(made))
         for first in range(0, len(tasks), PAGE):
-            await self._store.plan(job.id, job.run, 0, tasks[first : first + PAGE])
+            await self._store.plan_anew(job.id, job.run, tasks[first : first + PAGE], is_first=first == 0)
         queued = msgspec.structs.replace(
             job, state=JobState.QUEUED, message=job.message | {"parts": made}, tasks_total=len(tasks), queued_at=now,
             updated_at=now, alarm_at=now, expires_at=now + self._limits.unfinished_ms,

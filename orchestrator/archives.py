@@ -5,12 +5,12 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from actors.errors import Expired, InvalidInput, NotFound
+from actors.errors import Expired, InvalidInput, NotFound, Unavailable
 from actors.rules import archive
 from actors.rules.archive import told
 from actors.rules.model import JOB_ID, Job, Task
 from actors.rules.states import JobState, TaskStatus
-from actors.store.catalog_rows import CatalogExport, row_of
+from actors.store.catalog_rows import ENDS, CatalogExport, row_of
 from orchestrator import exports
 from orchestrator.routing import Engine
 
@@ -34,7 +34,8 @@ class ArchivePart(BaseModel):
 
 class ArchiveStatus(BaseModel):
     """An export of files. Times are milliseconds since 1970; sizes are bytes; `bytes` are those of the files, and
-    `size_bytes` those of the archives. `estimate_s`: seconds to its end, as far as one can tell."""
+    `size_bytes` those of the archives. `estimate_s`: seconds to its end, as far as one can tell. `delivery`:
+    whether the catalog was told of its end."""
 
     export_id: str
     status: str
@@ -62,6 +63,8 @@ class ArchiveStatus(BaseModel):
     expired: bool
     error: str | None
     code: str | None
+    delivery: str
+    delivery_error: str | None
 
 
 class StorageExport(BaseModel):
@@ -93,6 +96,21 @@ async def find_row(engine: Engine, export_id: str) -> CatalogExport | None:
     if job is not None:
         return row_of(job, await tasks_of(engine, job)) if job.message["source"] == "catalog" else None
     return await engine.catalog.export(export_id)
+
+
+async def current(engine: Engine, row: CatalogExport) -> CatalogExport:
+    """A row of the catalog as its job says by now. What is over there is over."""
+    job = None if row.status in ENDS else await find_job(engine, row.id)
+    return row if job is None else row_of(job, await tasks_of(engine, job))
+
+
+async def history(engine: Engine, export_id: str) -> CatalogExport | None:
+    """The row of an export whose job is gone. None also where the catalog is away: most ids that are asked for and not
+    known are of nothing at all."""
+    try:
+        return await engine.catalog.export(export_id) if JOB_ID.fullmatch(export_id) else None
+    except Unavailable:
+        return None
 
 
 async def tasks_of(engine: Engine, job: Job) -> list[Task]:
@@ -142,6 +160,8 @@ def view(job: Job, tasks: list[Task], now: int) -> dict[str, Any]:
         "expired": job.removed_since is not None,
         "error": archive.error(job, tasks),
         "code": job.code,
+        "delivery": job.delivery.value,
+        "delivery_error": job.delivery_error,
     }
 
 
@@ -211,12 +231,12 @@ def of_row(row: CatalogExport, now: int) -> dict[str, Any]:
         "estimate_s": None, "r2_key": row.r2_key, "size_bytes": row.size_bytes, "file_count": row.file_count,
         "created_at": row.created_at, "started_at": None, "completed_at": row.completed_at,
         "expires_at": row.expires_at, "expired": row.expires_at is not None and row.expires_at <= now,
-        "error": row.error_message, "code": None,
+        "error": row.error_message, "code": None, "delivery": "none", "delivery_error": None,
     }  # fmt: skip
 
 
-async def ready(engine: Engine, export_id: str, now: int) -> tuple[Job, list[Task]]:
-    """An archive that can be downloaded, and its parts.
+async def ready(engine: Engine, export_id: str, now: int) -> Job:
+    """An archive that can be downloaded.
 
     Raises:
         NotFound: there is none.
@@ -225,7 +245,7 @@ async def ready(engine: Engine, export_id: str, now: int) -> tuple[Job, list[Tas
     """
     job = await find_job(engine, export_id)
     if job is None:
-        row = await engine.catalog.export(export_id)
+        row = await history(engine, export_id)
         if row is None:
             raise exports.unknown()  # the id may be of any kind of export
         if row.expires_at is not None and row.expires_at <= now:
@@ -238,7 +258,7 @@ async def ready(engine: Engine, export_id: str, now: int) -> tuple[Job, list[Tas
         raise InvalidInput(f"Export not ready or failed. Status: {word}")
     if not archive.parts(job):
         raise InvalidInput("The export has no file, so there is no archive of it.")
-    return job, await tasks_of(engine, job)
+    return job
 
 
 def _iso(ms: int | None) -> str | None:

@@ -8,10 +8,14 @@ WORKER_KEYS. Callbacks need their signature only (`callback_path`).
 import hashlib
 import hmac
 from collections.abc import Iterable
+from typing import Final
 
 from actors.errors import Forbidden, Unauthorized
-from actors.signing import verify_machine
+from actors.signing import verify_download, verify_machine
 from orchestrator.routing import Engine, FrontSettings
+
+LONGEST_TIME: Final = 18
+"""Digits of a time in milliseconds."""
 
 
 def bearer(header: str | None) -> str:
@@ -61,6 +65,13 @@ def require_machine(engine: Engine, machine: str, header: str | None) -> bool:
     if is_one_of(token, engine.settings.worker_keys):
         return False
     raise Unauthorized("Neither this machine's token nor one of the worker keys.")
+
+
+def is_link(engine: Engine, export_id: str, until: str, signature: str) -> bool:
+    """Whether this is the query of a link to what the export has made, and still valid."""
+    if not until.isascii() or not until.isdigit() or len(until) > LONGEST_TIME or int(until) <= engine.now():
+        return False
+    return verify_download(engine.secrets, export_id, int(until), signature)
 
 
 def owner_of(key: str) -> str:

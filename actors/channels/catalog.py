@@ -31,6 +31,9 @@ class CatalogChannel:
     async def send(self, job: Job, run: int) -> DeliveryEnded:
         """Tell once."""
         try:
+            now = await self._store.job(job.id)
+            if now is None or now.run != run:  # a new run has begun, and will tell its own end
+                return DeliveryEnded(run=run, outcome="delivered")
             tasks = await self._tasks(job)
             has_index = archive.result_key(job) == archive.index_key(job)
             if has_index and job.removed_since is None:  # else it would stay, for nobody removes twice

@@ -1,11 +1,18 @@
-"""Uploads: those of archives that are over, or were never known, are given up. An attempt that dies may leave one that
-no other attempt knows of; nobody sees it, and it costs what its parts do."""
+"""Uploads: those of archives that are over for good are given up. An attempt that dies may leave one that no other
+attempt knows of; nobody sees it, and it costs what its parts do.
+
+Only what belongs to an archive of this service is touched: others may write into the bucket too. One that has failed
+keeps its uploads, since a new run goes on with them, until its objects are removed.
+"""
 
 import asyncio
 from typing import Final, Protocol
 
 from actors import telemetry
 from actors.maintenance.base import Report
+from actors.rules import archive
+from actors.rules.model import Job
+from actors.rules.states import JobState
 from worker.errors import WorkerError
 
 PREFIX: Final = "exports/"
@@ -15,7 +22,7 @@ PARTS: Final = 4
 
 
 class UploadStore(Protocol):
-    async def open_jobs(self, job_ids: list[str]) -> set[str]: ...
+    async def job(self, job_id: str) -> Job | None: ...
 
 
 class Uploading(Protocol):
@@ -26,28 +33,27 @@ class Uploading(Protocol):
 
 
 async def run_once(store: UploadStore, objects: Uploading) -> Report:
-    """Look at all uploads; those of archives that are being made stay."""
+    """Look at all uploads that may be an archive's."""
     try:
         begun = await asyncio.to_thread(objects.uploads, PREFIX)
     except WorkerError as failure:
         telemetry.warning("duty.uploads_not_listed", why=failure)
         return Report(duty="uploads", failed=1)
-    of_archives = [(key, upload) for key, upload in begun if key.count("/") == PARTS - 1]
-    if not of_archives:
-        return Report(duty="uploads")
-    wanted = await store.open_jobs(sorted({_job(key) for key, _ in of_archives}))
     done = failed = 0
-    for key, upload in of_archives:
-        if _job(key) in wanted:
+    for key, upload in begun:
+        if key.count("/") != PARTS - 1 or not await _is_given_up(store, key):
             continue
         try:
             await asyncio.to_thread(objects.abort_upload, key, upload)
             done += 1
         except WorkerError as failure:
             failed += 1
-            telemetry.warning("duty.upload_stays", archive=_job(key), why=failure)
+            telemetry.warning("duty.upload_stays", key=key, why=failure)
     return Report(duty="uploads", done=done, failed=failed)
 
 
-def _job(key: str) -> str:
-    return key.split("/")[PLACE]
+async def _is_given_up(store: UploadStore, key: str) -> bool:
+    job = await store.job(key.split("/")[PLACE])
+    if job is None or job.kind != "archive" or not key.startswith(archive.folder(job)):
+        return False
+    return job.state is JobState.CANCELLED or job.removed_since is not None or archive.word(job) == "completed"

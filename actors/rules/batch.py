@@ -235,7 +235,8 @@ def _alarm_fired(d: Draft, _: AlarmFired) -> Answer:
     if d.job.state is JobState.QUEUED and d.job.placement is not None:
         d.set(state=JobState.RUNNING, started_at=d.now)
     elif d.job.state is JobState.RECEIVING and (d.job.alarm_at or 0) <= d.now:
-        _stop(d, JobState.FAILED, "intake_stalled", "The list of files was never completed. Send the same body again.")
+        again = "Start it again." if d.job.kind == "archive" else "Send the same body again."
+        _stop(d, JobState.FAILED, "intake_stalled", f"The list of files was never completed. {again}")
     for task in [t for t in d.in_flight.values() if t.deadline_at is not None and t.deadline_at <= d.now]:
         _overdue(d, task)
     d.tell_again = True  # the fleet forgets demands when it dies
@@ -462,17 +463,22 @@ def _downloaded(d: Draft, _: Downloaded) -> Answer:
 
 
 def _outputs_removed(d: Draft, _: OutputsRemoved) -> Answer:
-    """Once more when every worker has learned that its task is over, or is dead: until then one may store something."""
+    """Once more when every worker has learned that its task is over, and once when those have ended that heard nothing:
+    until then one may store something."""
     if d.job.state not in TERMINAL_JOBS or d.job.removed_since is None:
         return None
-    silent_at = (d.job.completed_at or d.now) + d.policy.boot_timeout_ms + d.policy.task_timeout_ms
-    d.set(expires_at=silent_at if d.now < silent_at else None)
+    told_at = (d.job.completed_at or d.now) + d.policy.boot_timeout_ms + d.policy.task_timeout_ms
+    looks = (told_at, told_at + d.policy.task_max_ms)
+    d.set(expires_at=next((at for at in looks if d.now < at), None))
     return None
 
 
 def _redelivered(d: Draft, _: Redelivered) -> Answer:
-    if d.job.state is not JobState.DONE or not d.policy.delivers:
-        return Refused("conflict", "Only a finished batch with a receiver (WORKER_URL) can be delivered again.")
+    is_told = d.job.state in TERMINAL_JOBS if d.policy.tells_each_end else d.job.state is JobState.DONE
+    if not is_told or not d.policy.delivers:
+        return Refused(
+            "conflict", "Only what has ended, and has somebody to be told (WORKER_URL), can be delivered again."
+        )
     if d.job.delivery is not Delivery.PENDING:
         _await_delivery(d)
     return None

@@ -69,6 +69,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None = None  # an export: until then it must have a machine; once it is over: it is removed
     files_missing: int = 0  # of files_total, those of an archive that were not there when they were verified
     bytes_total: int = 0  # of its files that were
+    user_id: str | None = None  # whose files they are
 
     @property
     def tasks_pending(self) -> int:

@@ -39,7 +39,7 @@ _decode_files = msgspec.msgpack.Decoder(list[FileRef]).decode
 _decode_tasks = msgspec.msgpack.Decoder(list[Task]).decode
 _to_json = msgspec.json.Encoder().encode
 
-_AT_CREATION: Final = {"id", "kind", "message", "body_digest", "owner", "created_at", "placement"}
+_AT_CREATION: Final = {"id", "kind", "message", "body_digest", "owner", "created_at", "placement", "user_id"}
 _BY_INTAKE: Final = {"files_total", "files_missing", "bytes_total", "source_cursor"}
 _TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION | _BY_INTAKE]
 _QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "epoch", "seq", "placement"}]
@@ -342,6 +342,14 @@ def plan(db: Db, request: dict[str, Any]) -> None:
     db.run_many(_INSERT_TASK, [_INSERT_TASK_ROW(TASKS.row(task)) for task in _decode_tasks(request["tasks"])])
 
 
+def plan_anew(db: Db, request: dict[str, Any]) -> None:
+    """The same for tasks whose list is divided by its reader: another reader may have divided a shorter one."""
+    job = _receiving(db, request)
+    if request["is_first"]:
+        db.run(_DELETE_TASKS_BEYOND, {"id": job.id, "phase": 0, "count": 0})
+    plan(db, request)
+
+
 def queue(db: Db, request: dict[str, Any]) -> None:
     """Intake is over. The epoch is raised: an activation that still sees RECEIVING writes nothing."""
     job = _decode_job(request["job"])
@@ -459,6 +467,7 @@ OPERATIONS: Final = {
     "end_phase_files": end_phase_files,
     "ping": ping,
     "plan": plan,
+    "plan_anew": plan_anew,
     "queue": queue,
     "admit": admit,
     "activate": activate,

@@ -189,6 +189,13 @@ class Store:
             raise ValueError("a task belongs to another phase or job")
         await self._write.call({"op": "plan", "job_id": job_id, "run": run, "tasks": _encode(tasks)})
 
+    async def plan_anew(self, job_id: str, run: int, tasks: list[Task], *, is_first: bool) -> None:
+        """Insert tasks of the first phase while its files are still received; with the first of them what a former
+        reader has planned goes. Raises Conflict unless the job is RECEIVING in this run, NotFound."""
+        await self._write.call({
+            "op": "plan_anew", "job_id": job_id, "run": run, "tasks": _encode(tasks), "is_first": is_first,
+        })  # fmt: skip
+
     async def queue(self, job: Job) -> None:
         """Intake is over: write the whole row, if the job is still RECEIVING in this run (else Conflict).
 

@@ -250,12 +250,17 @@ def _file(row: Row[Any]) -> CatalogFile:
     values = row._mapping
     return CatalogFile(
         id=str(values["id"]),
-        r2_key=values["r2_key"],
-        filename=values["filename"] or values["r2_key"].rpartition("/")[2],
-        size_bytes=values["size_bytes"] or 0,
-        product=values.get("product"),
-        category=values.get("category"),
+        r2_key=_told(values["r2_key"]) or "",  # no object has this key: it is missing
+        filename=_told(values["filename"]) or "",
+        size_bytes=values["size_bytes"] if isinstance(values["size_bytes"], int) else 0,
+        product=_told(values.get("product")),
+        category=_told(values.get("category")),
     )
+
+
+def _told(value: Any) -> str | None:
+    """A text, whatever the row has: SQLite lets a column of texts hold anything."""
+    return None if value is None else str(value)
 
 
 def _export(connection: Connection, schema: Schema, export_id: str) -> CatalogExport | None:

@@ -17,6 +17,9 @@ from actors.store.cursors import key_of, wrong
 SECONDS_BELOW: Final = 10**11
 """A smaller number of a time counts seconds: as milliseconds it would be of before 1973."""
 
+LATEST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 _INTEGERS: Final = range(-(2**63), 2**63)
@@ -106,7 +109,10 @@ def ms_of(value: Any) -> int | None:
         return None
     number = _number(value)
     if number is not None:
-        return int(number * 1000) if number < SECONDS_BELOW else int(number)
+        ms = int(number * 1000) if number < SECONDS_BELOW else int(number)
+        if not 0 <= ms <= LATEST_MS:
+            raise NoTimeError
+        return ms
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError) as error:

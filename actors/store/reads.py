@@ -104,11 +104,7 @@ _OPEN_JOBS = Sql(
 )
 _OPEN_ARCHIVE = Sql(
     select(jobs.c.id)
-    .where(
-        one_of(jobs.c.state, _OPEN),
-        jobs.c.kind == "archive",
-        func.json_extract(jobs.c.message, "$.user_id") == bindparam("user"),
-    )
+    .where(jobs.c.user_id == bindparam("user"), one_of(jobs.c.state, _OPEN), jobs.c.kind == "archive")
     .limit(1)
 )
 _BUSY_MACHINES = Sql(

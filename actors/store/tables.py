@@ -61,6 +61,7 @@ jobs: Final = Table(
     Column("expires_at", BigInteger),
     Column("files_missing", Integer, nullable=False, server_default="0"),
     Column("bytes_total", BigInteger, nullable=False, server_default="0"),
+    Column("user_id", Text),
 )
 OF_THE_STORE: Final = ("list_digest", "deleting")
 """Columns that are in no struct: only `actors.store.batches` reads and writes them."""
@@ -70,6 +71,7 @@ Index("jobs_state", jobs.c.state, jobs.c.created_at, jobs.c.id)
 Index("jobs_placement", jobs.c.state, jobs.c.placement, jobs.c.created_at)
 Index("jobs_delivery", jobs.c.delivery, jobs.c.delivery_at)
 Index("jobs_completed", jobs.c.completed_at)
+Index("jobs_user", jobs.c.user_id, jobs.c.state)
 
 tasks: Final = Table(
     "tasks",

@@ -57,6 +57,9 @@ def _waited_for(arke: ArkeClient, export_id: str) -> Mapping[str, Any]:
 def download(arke: ArkeClient, status: Mapping[str, Any], output: str) -> list[str]:
     """The archive, or each of its parts, as `output` or `output-1`, `output-2`, …; their names, as people know them."""
     export_id, parts = status["export_id"], status["parts_total"]
+    if status["status"] != "completed" or not parts:
+        why = status["error"] or ("it has no file" if status["status"] == "completed" else status["status"])
+        raise click.ClickException(f"{export_id} cannot be downloaded: {visible(why)}.")
     if parts == 1:
         return [_downloaded(arke, export_id, output)]
     if output == STDOUT:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, TextIO
 
 import click
 
+from actors.archives import TYPES
 from orchestrator.cli.archiving import there
 from orchestrator.cli.export_report import Display
 from orchestrator.cli.output import STDOUT, shown, written
@@ -29,7 +30,6 @@ from worker.kinds.zip.source import Member, Reads
 from worker.limits import cores
 
 TOLD: Final = 20
-TYPES: Final = ("full", "blog", "ivy", "category")
 MEGABYTE: Final = 1_000_000
 
 

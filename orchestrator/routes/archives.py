@@ -1,5 +1,6 @@
 """Archives of files: created, listed, cancelled; and the same under the paths of the originals."""
 
+import asyncio
 import hashlib
 from typing import Annotated, Final
 
@@ -8,18 +9,23 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from actors.archives import ArchiveRequest, as_object, of_type, understand, user
+from actors.archives import TYPES, ArchiveRequest, as_object, of_type, understand, user
 from actors.errors import Conflict, Expired, InvalidInput, NotFound
+from actors.rules import archive
+from actors.rules.model import Job
 from actors.sources.base import check_key
 from actors.store.catalog_rows import StorageFile
-from orchestrator.archives import StorageExport, find_job, find_row, row_view, unknown
+from orchestrator.archives import StorageExport, current, find_job, find_row, row_view, unknown
 from orchestrator.decoding import decode
 from orchestrator.routes.base import MAX_PAGE, Caller, EngineOf, Ok, failures, json_body, read_body, respond
 from orchestrator.routing import Engine
+from worker.contract import MAX_COUNT
 
 router = APIRouter(tags=["archives"])
 
 MAX_BODY_BYTES: Final = 1 << 20
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""Understood in some milliseconds; a larger body on a thread, so that callbacks are answered meanwhile."""
 MOST_FILES: Final = 10_000
 USER_HEADER: Final = "x-user-id"
 STARTED: Final = "Export started. Use export_id to check its status."
@@ -52,9 +58,11 @@ class ExportPage(BaseModel):
 
 
 class StorageDownload(BaseModel):
-    """Where the archive is to be fetched. Times are ISO 8601 UTC."""
+    """Where the archive is to be fetched: `download_url` needs no key, for an hour. Of several archives it gives their
+    index, and `part_urls` each of them. Times are ISO 8601 UTC."""
 
     download_url: str
+    part_urls: list[str]
     expires_at: str | None
     size_bytes: int | None
     file_count: int | None
@@ -99,7 +107,8 @@ class NewFiles(msgspec.Struct):
 )  # fmt: skip
 async def export_zip(request: Request, engine: EngineOf, owner: Caller) -> Response:
     """Make archives of files: of a user, by the catalog; below a prefix; or of a list of keys."""
-    wanted = understand(await read_body(request, engine.settings.max_body_bytes))
+    raw = await read_body(request, engine.settings.max_body_bytes)
+    wanted = understand(raw) if len(raw) <= SMALL_BODY_BYTES else await asyncio.to_thread(understand, raw)
     return await _started(engine, wanted, owner)
 
 
@@ -118,7 +127,7 @@ async def list_exports(
 ) -> Response:
     """The exports that a user has in the catalog, newest first."""
     rows, following = await engine.catalog.exports(user_id, limit=limit, cursor=cursor)
-    items = [row_view(await find_row(engine, row.id) or row) for row in rows]
+    items = [row_view(await current(engine, row)) for row in rows]
     return respond({"items": items, "next": following})
 
 
@@ -158,15 +167,14 @@ async def storage_export(request: Request, engine: EngineOf, owner: Caller) -> R
     """Make an archive of a user's files. The user is `user_id` of the body, the header X-User-ID, or else who calls."""
     body = as_object(await read_body(request, MAX_BODY_BYTES))
     if not body.get("type"):
-        raise InvalidInput(f"type is missing: one of {', '.join(('full', 'blog', 'ivy', 'category'))}.", field="type")
+        raise InvalidInput(f"type is missing: one of {', '.join(TYPES)}.", field="type")
     who = user(body.get("user_id") or request.headers.get(USER_HEADER) or owner)
     if who is None:
         raise InvalidInput(
             "user_id is missing: whose files? The header X-User-ID may name the user, too.", field="user_id"
         )
-    return await _started(
-        engine, of_type(ArchiveRequest(user_id=who, alone=True), body["type"], body.get("filters")), owner
-    )
+    asked = ArchiveRequest(user_id=who, alone=True)
+    return await _started(engine, of_type(asked, body["type"], body.get("filters"), fields=("type", "filters")), owner)
 
 
 @router.get("/api/storage/export/{export_id}", response_model=StorageExport, responses=failures(401, 404, 503))
@@ -194,9 +202,14 @@ async def storage_download(export_id: str, engine: EngineOf, owner: Caller) -> R
         raise NotFound(f"Export not ready. Status: {row.status}")
     shown = row_view(row)
     return respond(
-        {"download_url": engine.download_url(job)}
+        {"download_url": engine.download_url(job), "part_urls": _part_urls(engine, job)}
         | {name: shown[name] for name in ("expires_at", "size_bytes", "file_count")}
     )
+
+
+def _part_urls(engine: Engine, job: Job) -> list[str]:
+    count = len(archive.parts(job))
+    return [engine.download_url(job, part) for part in range(1, count + 1)] if count > 1 else []
 
 
 @router.post(
@@ -223,8 +236,10 @@ async def add_files(request: Request, engine: EngineOf, owner: Caller) -> Respon
 
 def _catalogued(file: NewFile, field: str, now: int) -> StorageFile:
     check_key(file.r2_key, f"{field}.r2_key")
-    if file.size_bytes < 0:
-        raise InvalidInput(f"{field}.size_bytes must not be negative.", field=f"{field}.size_bytes")
+    if not 0 <= file.size_bytes <= MAX_COUNT:
+        raise InvalidInput(
+            f"{field}.size_bytes must not be negative, nor over {MAX_COUNT}.", field=f"{field}.size_bytes"
+        )
     return StorageFile(
         id=file.id or hashlib.sha256(file.r2_key.encode()).hexdigest()[:32],
         user_id=user(file.user_id) or "",

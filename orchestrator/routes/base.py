@@ -38,6 +38,17 @@ async def caller(request: Request, engine: EngineOf) -> str | None:
 Caller = Annotated[str | None, Depends(caller)]
 
 
+async def downloader(request: Request, engine: EngineOf) -> str | None:
+    """The same for what an export has made, which a link opens too. Raises Unauthorized."""
+    export_id, query = request.path_params.get("export_id", ""), request.query_params
+    if auth.is_link(engine, str(export_id), query.get("until", ""), query.get("sig", "")):
+        return None
+    return auth.require_api_key(engine.settings, request.headers.get("authorization"))
+
+
+Downloader = Annotated[str | None, Depends(downloader)]
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, at most `limit` bytes. Raises TooLarge as soon as it is known, not after reading all of it."""
     declared = request.headers.get("content-length", "")

@@ -13,7 +13,7 @@ from actors.rules import archive as archive_rules
 from actors.rules.model import Job, Task
 from orchestrator import archives, downloads, zipping
 from orchestrator.exports import batch_view, file_name, find, find_batch, is_id, is_task_of_a_batch, tasks_of, word
-from orchestrator.routes.base import Caller, EngineOf, failures
+from orchestrator.routes.base import Caller, Downloader, EngineOf, failures
 from orchestrator.routing import Engine
 from worker import errors as worker_errors
 from worker.objects.base import Opened
@@ -32,14 +32,14 @@ ARCHIVE: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-@router.head("/download/{task_id}", include_in_schema=False)
-@router.get("/download/{task_id}", response_class=Response, responses=FILE | failures(400, 401, 404, 503))
-async def download(task_id: str, request: Request, engine: EngineOf, owner: Caller) -> Response:
+@router.head("/download/{export_id}", include_in_schema=False)
+@router.get("/download/{export_id}", response_class=Response, responses=FILE | failures(400, 401, 404, 410, 503))
+async def download(export_id: str, request: Request, engine: EngineOf, owner: Downloader) -> Response:
     """The file of an export of metadata, an archive, or the index of its parts. Ranges, ETag and HEAD as in RFC
     9110."""
-    if not is_task_of_a_batch(task_id) and not is_id(task_id):
-        return await _archive_of(task_id, request, engine)
-    job, task = await find(engine, task_id)
+    if not is_task_of_a_batch(export_id) and not is_id(export_id):
+        return await _archive_of(export_id, request, engine)
+    job, task = await find(engine, export_id)
     if word(job, task) != "success":
         raise InvalidInput(f"Export not ready or failed. Status: {word(job, task)}")
 
@@ -59,9 +59,10 @@ async def download(task_id: str, request: Request, engine: EngineOf, owner: Call
 
 
 async def _archive_of(export_id: str, request: Request, engine: Engine) -> Response:
-    job, tasks = await archives.ready(engine, export_id, engine.now())
-    if len(tasks) == 1:
-        return await _stored_archive(request, engine, tasks[0].output_r2_key)
+    job = await archives.ready(engine, export_id, engine.now())
+    if len(archive_rules.parts(job)) == 1:
+        return await _stored_archive(request, engine, archive_rules.archive_key(job, 0, 1))
+    tasks = await archives.tasks_of(engine, job)
     body = msgspec.json.format(msgspec.json.encode(archive_rules.index(job, tasks)))
     name = archive_rules.index_key(job).rpartition("/")[2]
     return Response(
@@ -111,12 +112,13 @@ async def download_batch(batch_id: str, request: Request, engine: EngineOf, owne
 @router.get(
     "/download/{export_id}/{part}", response_class=Response, responses=ARCHIVE | failures(400, 401, 404, 410, 503)
 )  # fmt: skip
-async def download_part(export_id: str, part: int, request: Request, engine: EngineOf, owner: Caller) -> Response:
+async def download_part(export_id: str, part: int, request: Request, engine: EngineOf, owner: Downloader) -> Response:
     """One of the archives of an export, from 1; each opens by itself. Ranges, ETag and HEAD as in RFC 9110."""
-    _, tasks = await archives.ready(engine, export_id, engine.now())
-    if not 1 <= part <= len(tasks):
-        raise NotFound(f"The export has parts 1 to {len(tasks)}.")
-    return await _stored_archive(request, engine, tasks[part - 1].output_r2_key)
+    job = await archives.ready(engine, export_id, engine.now())
+    count = len(archive_rules.parts(job))
+    if not 1 <= part <= count:
+        raise NotFound(f"The export has parts 1 to {count}.")
+    return await _stored_archive(request, engine, archive_rules.archive_key(job, part - 1, count))
 
 
 async def _archive(engine: Engine, job: Job, tasks: list[Task]) -> AsyncIterator[bytes]:

@@ -5,7 +5,6 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from actors.errors import NotFound
-from actors.rules.model import JOB_ID
 from orchestrator import archives, callback_path, exports
 from orchestrator.archives import ArchiveStatus
 from orchestrator.exports import ExportStatus
@@ -77,7 +76,7 @@ async def status(job_id: str, engine: EngineOf, owner: Caller) -> Response:
     try:
         job = await find_job(engine, job_id)
     except NotFound:
-        row = await archives.find_row(engine, job_id) if JOB_ID.fullmatch(job_id) else None
+        row = await archives.history(engine, job_id)
         if row is not None:
             return respond(archives.of_row(row, engine.now()))
         raise exports.unknown() if exports.is_id(job_id) else no_batch(job_id) from None

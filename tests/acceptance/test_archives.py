@@ -107,7 +107,10 @@ def test_a_kill_costs_nothing(service: Service, large: dict[str, bytes], victim:
 
 def test_no_upload_is_left(service: Service, large: dict[str, bytes]) -> None:
     """What an attempt has left behind that nobody knows of goes, by a duty that begins with its process."""
-    LocalObjects(service.objects.parent, service.objects.name).begin_upload("exports/_/e-1/1-export.zip", "", {})
+    (service.objects / "one").write_bytes(b"1")
+    export = begun(service, keys=["one"])
+    key = until_over(service, export)["r2_key"]
+    LocalObjects(service.objects.parent, service.objects.name).begin_upload(key, "application/zip", {})
     pid = eventually(lambda: service.pid_of_actor("maintenance"), "it runs")
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not uploads(service), "all uploads are gone")

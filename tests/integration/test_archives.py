@@ -32,6 +32,7 @@ from actors.verifying import AT_ONCE, CHUNK_FILES, Limits, Verifying
 from orchestrator.archives import view
 from tests.integration.test_engine import Fleet, one
 from tests.integration.test_exports import Hands
+from worker import errors as worker_errors
 from worker.errors import WorkerError
 from worker.kinds import zip as zip_kind
 from worker.kinds.base import Context
@@ -42,7 +43,7 @@ from worker.objects.local import LocalObjects
 KEPT_MS = 600_000
 POLICY = Policy(
     kept_ms=KEPT_MS, unfinished_ms=300_000, max_attempts=2, delivers=True, tells_each_end=True, cancelled_kept_ms=0,
-    task_timeout_ms=60_000, boot_timeout_ms=0, backoff_base_ms=1, backoff_cap_ms=1,
+    task_timeout_ms=60_000, task_max_ms=100_000, boot_timeout_ms=0, backoff_base_ms=1, backoff_cap_ms=1,
 )  # fmt: skip
 LIMITS = Limits(files=100_000, delay_ms=0, timeout_ms=300_000, unfinished_ms=300_000)
 
@@ -226,6 +227,19 @@ class World:
             memory=MemoryGate(1 << 30), converters=None,  # type: ignore[arg-type]
         )  # fmt: skip
         return zip_kind.run(context)
+
+    async def settled(self) -> None:
+        """Until no reader runs."""
+        async with asyncio.timeout(20):
+            while any(host._readers and host._readers._reading for host in self.hosts.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def again(self, job: Job) -> Job:
+        """A new run: its loop knows no place, and would end by itself in a second."""
+        await self.store.admit(job.id, max_active=1, small_tasks=1, shared_hosts=1, now=self.clock.now())
+        await self.restart()
+        await self.verified(job)
+        return await self.work(job)
 
     async def completed(self, job: Job) -> Job:
         await self.verified(job)
@@ -504,12 +518,18 @@ async def test_cancelled_while_it_is_archived(world: World) -> None:
     upload = world.objects.begin_upload(key, "application/zip", {})
     world.objects.put_part(key, upload, 1, b"x")
     await world.ask(job, "cancel", reason="wrong files")
-    silent_at = world.clock.ms + POLICY.task_timeout_ms  # then every worker has heard of it, or is dead
+    silent_at = world.clock.ms + POLICY.task_timeout_ms  # then every worker has heard of it, or is dead or cut off
     await world.until(job, lambda row: row.removed_since is not None and row.expires_at == silent_at)
     assert (world.below(job), world.objects.uploads("")) == ([], [])
     world.objects.put(f"{key}.checkpoint", b"late", "application/octet-stream")
     world.clock.ms += POLICY.task_timeout_ms + 2000
     await world.restart()  # its loop sleeps in real time
+    await world.woken()
+    await world.until(job, lambda row: row.expires_at == silent_at + POLICY.task_max_ms)
+    assert world.below(job) == []
+    world.objects.put(key, b"later", "application/zip")  # by one that was cut off all the time
+    world.clock.ms += POLICY.task_max_ms + 2000
+    await world.restart()
     await world.woken()
     row = await world.until(job, lambda row: row.expires_at is None)
     assert world.below(job) == []
@@ -588,14 +608,11 @@ async def test_too_many_files(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     job = await world.create(keys=list("abcd"))
     await world.ask(job, "activate")
     row = await world.until(job, lambda row: row.state is JobState.FAILED)
-    assert row.error is not None
-    assert row.error.endswith("More than 3 files. Choose fewer.")
+    assert (row.code, row.error) == ("too_many_files", "The archive would have more than 3 files. Choose fewer.")
 
 
-async def test_a_part_that_fails_is_tried_again(world: World) -> None:
-    """Twice here: then the export has failed, with the reason, and a new run makes what is missing."""
-    world.put("a")
-    job = await world.verified(await world.create(keys=["a"]))
+async def failed_twice(world: World, job: Job) -> Job:
+    """Its only part, which is then not tried again."""
     for _ in range(2):
         async with asyncio.timeout(10):
             while not (tasks := await world.take(job)):
@@ -603,36 +620,116 @@ async def test_a_part_that_fails_is_tried_again(world: World) -> None:
                 await asyncio.sleep(0.01)
         body = {"task_id": tasks[0]["task_id"], "batch_id": job.id, "status": "error", "error": "the disk is full"}
         await world.ask(job, "callback", run=1, attempt=tasks[0]["attempt"], body=body)
-    job = await world.told(job)
+    return await world.told(job)
+
+
+async def test_a_part_that_fails_is_tried_again(world: World) -> None:
+    """Twice here: then the export has failed, with the reason, and a new run makes what is missing."""
+    world.put("a")
+    job = await failed_twice(world, await world.verified(await world.create(keys=["a"])))
     status = await world.status(job)
     assert (status["status"], status["error"], status["r2_key"]) == ("failed", "the disk is full", None)
     await world.ask(job, "retry", after_run=1)
-    await world.store.admit(job.id, max_active=1, small_tasks=1, shared_hosts=1, now=world.clock.now())
-    await world.restart()  # its loop knows no place, and would end by itself in a second
-    await world.verified(job)
-    await world.work(job)
+    await world.again(job)
     job = await world.told(job)
     assert archive.word(job) == "completed"
     assert names(world.opened(archive.archive_key(job, 0, 1))) == {"a"}
 
 
-async def test_uploads_of_nobody_are_given_up(world: World) -> None:
-    """Of archives that are over or unknown; not of one that is being made, nor what is no archive's."""
+async def test_an_end_that_was_not_told_can_be_told_again(world: World) -> None:
+    """Also of one that has failed or was cancelled: the catalog would say for ever that it is under way."""
+    world.put("a.txt")
+    await world.files("a.txt")
+    job = await world.verified(await world.create(user_id="u-1", export_type="full"))
+    world.catalog.is_away = True
+    await world.ask(job, "cancel", reason="why")
+    row = await world.until(job, lambda row: row.delivery_tries > 0)
+    await world.restart()
+    world.clock.ms += POLICY.delivery_give_up_ms + 60_000
+    await world.woken()
+    row = await world.until(job, lambda row: row.delivery is Delivery.GIVEN_UP)
+    assert (await world.status(row))["delivery"] == "given_up"
+    world.catalog.is_away = False
+    await world.ask(job, "redeliver")
+    await world.told(job)
+    told = await world.catalog.export(job.id)
+    assert told is not None
+    assert told.status == "failed"
+
+
+async def test_who_divides_after_another_names_all_parts_alike(tmp_path: Path) -> None:
+    """A reader died when it had planned one part; meanwhile there are more files, and so two."""
+    world = World(tmp_path, Division(1500, 1000))
+    world.put("a.txt", "b.txt")
+    await world.files("a.txt")
+    job = await world.create(user_id="u-1", export_type="full")
+    queue = world.store.queue
+
+    async def dies(row: Job) -> None:
+        raise Unavailable("killed")
+
+    world.store.queue = dies  # type: ignore[method-assign]
+    await world.ask(job, "activate")
+    await world.until(job, lambda row: row.files_total == 1)
+    await world.settled()
+    assert len((await world.store.list_tasks(job.id))[0]) == 1
+    world.store.queue = queue  # type: ignore[method-assign]
+    await world.files("b.txt")
+    await world.restart()
+    job = await world.verified(job)
+    tasks, _ = await world.store.list_tasks(job.id)
+    assert [task.output_r2_key for task in tasks] == [archive.archive_key(job, n, 2) for n in range(2)]
+    await world.close()
+
+
+async def test_a_look_that_fails_ends_the_others(world: World) -> None:
+    """Nobody looks at objects any more when their reader has ended."""
+    keys = [f"k{n:03}" for n in range(CHUNK_FILES)]
+    world.put(*keys, size=1)
+    job = await world.create(keys=keys)
+    full, slowly = threading.Barrier(AT_ONCE), threading.Event()
+
+    def fail(key: str) -> None:
+        if key < "k010":
+            full.wait(10)  # as many as there may be are at it
+        else:
+            slowly.wait(0.05)
+        if key == "k003":
+            raise worker_errors.Unavailable("the object store is away")
+
+    world.objects.before = fail
+    await world.ask(job, "activate")
+    await world.settled()
+    assert (await world.row(job)).files_total == 0
+    assert world.objects.most == AT_ONCE
+    looked = len(world.objects.looked)
+    assert looked < CHUNK_FILES
+    await asyncio.sleep(0.05)
+    assert len(world.objects.looked) <= looked + AT_ONCE
+
+
+async def test_uploads_of_what_is_over_are_given_up(world: World) -> None:
+    """Not of one that is being made, nor of one that has failed and may be run again, nor what is somebody else's."""
     world.put("a")
+    done = await world.completed(await world.create(keys=["a"]))
     job = await world.verified(await world.create(keys=["a"]))
-    (task,) = await world.take(job)
-    mine = task["env"]["OUTPUT_R2_KEY"]
-    kept = {
-        (mine, world.objects.begin_upload(mine, "application/zip", {})),
-        ("other/x.zip", world.objects.begin_upload("other/x.zip", "application/zip", {})),
-    }
-    world.objects.begin_upload("exports/u/unknown/1-export.zip", "application/zip", {})
+    keys = [
+        "other/x.zip",
+        "exports/u/unknown/1-export.zip",
+        f"exports/other/{done.id}/x.zip",
+        archive.archive_key(job, 0, 1),
+    ]
+    kept = {(key, world.objects.begin_upload(key, "application/zip", {})) for key in keys}
+    world.objects.begin_upload(archive.archive_key(done, 0, 1), "application/zip", {})
     assert (await uploads.run_once(world.store, world.objects)).done == 1
     assert set(world.objects.uploads("")) == kept
-    await world.report(job, task)
+    await failed_twice(world, job)
+    assert (await uploads.run_once(world.store, world.objects)).done == 0
+    await world.ask(job, "retry", after_run=1)
+    await world.again(job)
     await world.told(job)
     assert (await uploads.run_once(world.store, world.objects)).done == 1
-    assert [key for key, _ in world.objects.uploads("")] == ["other/x.zip"]
+    assert len(world.objects.uploads("")) == 3
 
 
 async def test_progress_of_an_archive(world: World) -> None:
@@ -660,6 +757,8 @@ async def test_progress_of_an_archive(world: World) -> None:
         ({"export_type": "some", "user_id": "u"}, "export_type"),
         ({"export_type": "category", "user_id": "u"}, "filter_params.category"),
         ({"export_type": "full", "user_id": "u", "filter_params": []}, "filter_params"),
+        ({"export_type": "full", "user_id": "u", "filter_params": {"a": 10**30}}, "filter_params.a"),
+        ({"export_type": "full", "user_id": "u", "filter_params": {"a": "x" * 5000}}, "filter_params"),
         ({"export_type": "full", "user_id": ".."}, "user_id"),
         ({"export_type": "full", "user_id": "a\x00b"}, "user_id"),
         ({"export_type": "full", "user_id": "x" * 201}, "user_id"),
@@ -680,6 +779,27 @@ def test_bad_bodies_name_the_field(body: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         understand(json.dumps(body).encode())
     assert refused.value.field == field
+
+
+async def test_no_user_has_too_long_a_name(world: World) -> None:
+    """For a key: nothing is written."""
+    with pytest.raises(InvalidInput) as refused:
+        await world.create(user_id="é" * 200, export_type="full")
+    assert refused.value.field == "user_id"
+
+
+@pytest.mark.parametrize("created_at", [0, -5, 10**16])
+async def test_a_row_of_no_time_is_refused(world: World, created_at: int) -> None:
+    """Nobody could say when its archive was made."""
+    await world.catalog.put_export(CatalogExport(id="e", user_id="u-1", export_type="full", created_at=created_at))
+    with pytest.raises(InvalidInput, match="created_at"):
+        await world.create(export_id="e")
+
+
+async def test_a_row_of_an_impossible_user_is_refused(world: World) -> None:
+    await world.catalog.put_export(CatalogExport(id="e", user_id="..", export_type="full", created_at=1))
+    with pytest.raises(InvalidInput, match="user_id"):
+        await world.create(export_id="e")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from worker.objects.signing import Method, Signer
 VALID_S: Final = 900
 """For which a request is: as far as S3 lets a clock go wrong."""
 EXPLANATION_BYTES: Final = 4096
+MOST_SKIPPED_BYTES: Final = 1 << 20
+"""So much is read before a part where a server sends the whole; none of ours does, and it is in memory."""
 _CODE: Final = re.compile(rb"<Code>([A-Za-z0-9.]{1,100})</Code>")
 _RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _PLAIN: Final = re.compile(r"[!-\"$-~]+")
@@ -111,7 +113,7 @@ def _ask(server: Connections, method: str, target: str, start: int = 0, length: 
     where it may be tried again, Interrupted."""
     wanted = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-{start + length - 1}"} if length else {})
     # A server that knows no ranges sends the whole, from its first byte; one that refuses explains itself.
-    most = max(start + length, EXPLANATION_BYTES) if length else 0
+    most = max(min(start, MOST_SKIPPED_BYTES) + length, EXPLANATION_BYTES) if length else 0
     answer = server.ask(method, target, wanted, most=most)
     if answer.status in (200, 206):
         return answer
@@ -133,6 +135,8 @@ def _part(answer: Answer, start: int, length: int) -> Part:
         if found is None or int(found[1]) != start:
             raise Unavailable(f"{_WHO} sent another part than was asked for")
         body, size = answer.body, int(found[2])
+    elif start > MOST_SKIPPED_BYTES:
+        raise Unavailable(f"{_WHO} knows no parts of objects: it sent the whole")
     else:
         body, size = answer.body[start : start + length], _size(answer)
     expected = max(0, min(length, size - start))

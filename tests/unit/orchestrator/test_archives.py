@@ -10,8 +10,9 @@ import pytest
 from actors.errors import Conflict, Unavailable
 from actors.rules.model import Job, Task
 from actors.rules.states import JobState, TaskStatus
+from actors.signing import sign_download
 from actors.store.catalog_rows import CatalogExport
-from tests.unit.orchestrator.fakes import FakeEngine
+from tests.unit.orchestrator.fakes import SECRET, FakeEngine
 from worker.objects.local import LocalObjects
 
 EXPORT = "export_zip_1_00000000"
@@ -23,11 +24,10 @@ KEY = f"exports/u-1/{EXPORT}/1000-export"
 def task(n: int, **fields: Any) -> Task:
     given: dict[str, Any] = {
         "status": TaskStatus.COMPLETED, "completed_at": 9_000, "output_file_size": len(BODY),
-        "performance": {"files": 2, "missing": 1, "bytes": 100, "written": 5},
+        "performance": {"files": 2, "missing": 1, "bytes": 100, "written": 5}, "output_r2_key": f"{KEY}-{n + 1}.zip",
     }  # fmt: skip
     return Task(
-        job_id=EXPORT, phase=0, n=n, task_id=f"{EXPORT}_zip_{n}", input_r2_key="list",
-        output_r2_key=f"{KEY}-{n + 1}.zip", **(given | fields),
+        job_id=EXPORT, phase=0, n=n, task_id=f"{EXPORT}_zip_{n}", input_r2_key="list", **(given | fields),
     )  # fmt: skip
 
 
@@ -125,10 +125,11 @@ async def test_a_part_and_the_index(http: httpx.AsyncClient, store: LocalObjects
 
 async def test_an_only_part_is_the_archive(http: httpx.AsyncClient, engine: FakeEngine, store: LocalObjects) -> None:
     engine.store.jobs[EXPORT] = job(1)
-    engine.store.rows[EXPORT] = [task(0)]
+    engine.store.rows[EXPORT] = [task(0, output_r2_key=f"{KEY}.zip")]
+    store.put(f"{KEY}.zip", BODY, "application/zip")
     for path in (f"/download/{EXPORT}", f"/download/{EXPORT}/1"):
         assert (await http.get(path)).content == BODY
-    store.delete(f"{KEY}-1.zip")
+    store.delete(f"{KEY}.zip")
     assert (await http.get(f"/download/{EXPORT}")).status_code == 404
 
 
@@ -189,6 +190,7 @@ async def test_the_originals_paths(http: httpx.AsyncClient, engine: FakeEngine, 
     told = (await http.get(f"/api/storage/export/{EXPORT}/download")).json()
     assert told == {
         "download_url": f"http://127.0.0.1:8787/download/{EXPORT}", "expires_at": row["expires_at"],
+        "part_urls": [f"http://127.0.0.1:8787/download/{EXPORT}/{part}" for part in (1, 2)],
         "size_bytes": 2 * len(BODY), "file_count": 4,
     }  # fmt: skip
     engine.store.jobs[EXPORT] = job(2, state=JobState.RUNNING)
@@ -199,8 +201,8 @@ async def test_the_originals_paths(http: httpx.AsyncClient, engine: FakeEngine, 
 
 @pytest.mark.parametrize(
     ("body", "field"),
-    [({}, "type"), ({"type": "full"}, "user_id"), ({"type": "x", "user_id": "u"}, "export_type"),
-     ({"type": "full", "user_id": 7}, "user_id"), ({"type": "category", "user_id": "u"}, "filter_params.category")],
+    [({}, "type"), ({"type": "full"}, "user_id"), ({"type": "x", "user_id": "u"}, "type"),
+     ({"type": "full", "user_id": 7}, "user_id"), ({"type": "category", "user_id": "u"}, "filters.category")],
 )  # fmt: skip
 async def test_bad_bodies_on_the_originals_path(http: httpx.AsyncClient, body: dict[str, Any], field: str) -> None:
     answer = await http.post("/api/storage/export", json=body)
@@ -240,3 +242,45 @@ async def test_a_catalog_that_is_away_is_503(http: httpx.AsyncClient, engine: Fa
     engine.failure = Unavailable("The catalog does not answer.", retry_after_s=1)
     answer = await http.post("/export/zip", json={"keys": ["a"]})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_link_opens_what_an_export_has_made(
+    http: httpx.AsyncClient, engine: FakeEngine, store: LocalObjects
+) -> None:
+    """Of this export alone, until its time, with its signature; nothing else opens without a key."""
+    engine.settings.api_keys = ("secret",)
+    now = engine.now()
+    good = f"until={now + 1}&sig={sign_download(SECRET, EXPORT, now + 1)}"
+    for path in (f"/download/{EXPORT}", f"/download/{EXPORT}/2"):
+        assert (await http.get(f"{path}?{good}")).status_code == 200
+        for bad in (
+            "", f"until={now + 2}&sig={sign_download(SECRET, EXPORT, now + 1)}", "until=&sig=", "until=x&sig=y",
+            f"until={now}&sig={sign_download(SECRET, EXPORT, now)}",
+            f"until={now + 1}&sig={sign_download(SECRET, 'other', now + 1)}", f"until={'9' * 30}&sig=z",
+        ):  # fmt: skip
+            assert (await http.get(f"{path}?{bad}")).status_code == 401, bad
+    assert (await http.get(f"/status/{EXPORT}?{good}")).status_code == 401
+
+
+async def test_a_catalog_that_is_away_makes_no_id_known(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """Ids of nothing are 404 as ever; of what is asked of the catalog itself it is told."""
+
+    async def away(export_id: str) -> None:
+        raise Unavailable("The catalog does not answer.")
+
+    engine.catalog.export = away
+    assert (await http.get("/status/nothing")).status_code == 404
+    assert (await http.get("/download/nothing")).status_code == 404
+    assert (await http.get("/api/storage/export/nothing")).status_code == 503
+
+
+async def test_what_is_over_there_is_not_asked_for_again(http: httpx.AsyncClient, engine: FakeEngine) -> None:
+    """A page of a list costs the jobs of those that are not over."""
+    for n, status in enumerate(("completed", "failed", "processing")):
+        engine.catalog.rows[f"e-{n}"] = CatalogExport(
+            id=f"e-{n}", user_id="u-1", status=status, export_type="full", created_at=n
+        )
+    engine.store.jobs["e-2"] = msgspec.structs.replace(job(1), id="e-2")
+    engine.store.rows["e-2"] = [task(0)]
+    items = (await http.get("/exports", params={"user_id": "u-1"})).json()["items"]
+    assert [item["status"] for item in items] == ["completed", "failed", "completed"]

@@ -149,6 +149,8 @@ class Archiving:
     async def _act(self, act: str, job_id: str, keys: list[str]) -> None:
         world, plan = self._world, self._plan
         if act in ("cancel", "retry"):
+            if act == "cancel" and world.chance.stream("archives.cancel").random() < 0.5:
+                await self._until_it_is_made(job_id)
             await self._operators.end_or_begin(act, job_id)
         elif act in ("kill", "double"):
             names = [name for name in sorted(world.service.actors) if name.startswith("archives:")]
@@ -165,3 +167,12 @@ class Archiving:
             key = f"{plan.choice(keys)}-new"
             world.checker.archives.touched.add(key)
             world.objects.store(key, b"new")
+
+    async def _until_it_is_made(self, job_id: str) -> None:
+        """Who cancels while workers write finds out what they leave."""
+        for _ in range(40):
+            book = self._world.checker.facts.books.get(job_id)
+            if book is not None and book.job.tasks_in_flight:
+                break
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(2 * self._world.chance.stream("archives.cancel").random())

@@ -22,9 +22,11 @@ class Zips:
         self._objects, self._checks = objects, checks
         self._plan = chance.stream("zips")
         self._open: dict[str, str] = {}  # the upload of an attempt, by its CALLBACK_URL
+        self._lists: dict[str, bytes | None] = {}  # what it has read at its begin
 
     def begin(self, env: Env) -> None:
-        """An attempt begins; some write at once where they are."""
+        """An attempt begins, and reads its list; some write at once where they are."""
+        self._lists[env["CALLBACK_URL"]] = self._objects.objects.get(env["INPUT_R2_KEY"])
         key, checkpoint = env["OUTPUT_R2_KEY"], env["CHECKPOINT_R2_KEY"]
         saved = self._objects.objects.get(checkpoint, b"").decode()
         upload = saved if (key, saved) in self._objects.begun else self._objects.begin(key)
@@ -34,7 +36,7 @@ class Zips:
 
     def finish(self, env: Env) -> dict[str, Any]:
         """The archive is stored; what its callback says."""
-        key, listed = env["OUTPUT_R2_KEY"], self._objects.objects.get(env["INPUT_R2_KEY"])
+        key, listed = env["OUTPUT_R2_KEY"], self._lists[env["CALLBACK_URL"]]
         if listed is None:
             self._checks.finds_no_list(env)
             return {"status": "error", "error": "404 Not Found", "retryable": False}

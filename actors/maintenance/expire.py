@@ -1,5 +1,5 @@
-"""Expire: rows of batches and of machines are removed RETENTION_DAYS after their end. Objects are never touched, so
-exports are not either: these are removed with their files, by an alarm of their own."""
+"""Expire: rows of batches, of archives and of machines are removed RETENTION_DAYS after their end. Objects are never
+touched: an export is removed with its file by an alarm of its own, and an archive's row when its objects are gone."""
 
 from typing import Final, Protocol
 

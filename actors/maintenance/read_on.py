@@ -1,4 +1,4 @@
-"""Read on: a prefix whose reader has died is read on, from its durable cursor.
+"""Read on: a prefix, or what goes into an archive, whose reader has died is read on, from its durable cursor.
 
 A reader is alive or not; nothing in the store says which. So every job that still reads is activated in each round,
 which does nothing where its reader runs or pauses after a failure. Without this it would wait for INTAKE_TIMEOUT_S,

@@ -16,8 +16,10 @@ import msgspec
 from actors import telemetry
 from actors.clock import TimeSource
 from actors.errors import Conflict, InvalidInput, NotFound, Unavailable
+from actors.rules.effects import Policy
 from actors.rules.model import JOB_ID, Job
 from actors.rules.placement import standing_host
+from actors.rules.receiving import failed
 from actors.rules.states import JobState
 from actors.sources import keys as listed
 from actors.sources import prefix
@@ -127,11 +129,11 @@ def as_object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def user(value: object) -> str | None:
+def user(value: object, field: str = "user_id") -> str | None:
     """The id of a user, as the catalog has it. Raises InvalidInput."""
-    found = _text(value, "user_id")
+    found = _text(value, field)
     if found in (".", ".."):
-        raise InvalidInput("user_id must not be '.' or '..'.", field="user_id")
+        raise InvalidInput(f"{field} must not be '.' or '..'.", field=field)
     return found
 
 
@@ -139,7 +141,9 @@ def _text(value: object, field: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MOST_TEXT:
-        raise InvalidInput(f"{field} must be a text of 1 to {MOST_TEXT} characters.", field=field)
+        raise InvalidInput(
+            f"{field} must be a text of 1 to {MOST_TEXT} characters, without control characters.", field=field
+        )
     return value
 
 
@@ -230,18 +234,24 @@ class Archives:
         job = self._job(wanted, row.created_at if row is not None else now, now, owner)
         if wanted.keys is not None:
             await self._keep(job, wanted.keys)
-        if row is None:  # listed from now on; one without a job can be started by its id
+        if row is None and not wanted.alone:  # listed from now on; one without a job can be started by its id
             await note(self._catalog, job, "pending")
         await self._begin(job, wanted.user_id if wanted.alone else None)
+        if wanted.alone:  # only now: of those that come at once, one is let in, and the others leave no row
+            await self._note_or_end(job)
         telemetry.event("archive.taken_in", archive=job.id)
         return job
 
-    async def _begin(self, job: Job, alone: str | None) -> None:
+    async def _note_or_end(self, job: Job) -> None:
         try:
-            found, _ = await self._store.create(job, alone=alone)
-        except Conflict as refused:
-            await note(self._catalog, job, "failed", refused.message)
+            await note(self._catalog, job, "pending")
+        except (InvalidInput, Unavailable) as refused:
+            ended = failed(job, "catalog_refused", refused.message, Policy(), self._clock.now())
+            await self._store.queue(ended)
             raise
+
+    async def _begin(self, job: Job, alone: str | None) -> None:
+        found, _ = await self._store.create(job, alone=alone)
         if found.body_digest != job.body_digest:  # else it is ours: the first answer may have been lost
             raise Conflict(f"The export {job.id} was started before.")
 
@@ -309,6 +319,8 @@ def _of_row(wanted: ArchiveRequest, row: CatalogExport) -> ArchiveRequest:
     """What a row of the catalog asks for, which anybody may have written."""
     if not 0 < row.created_at <= LATEST_MS:
         raise InvalidInput("The created_at of the row is no time.", field="export_id")
+    if not row.user_id:
+        raise InvalidInput("The row has no user_id: whose files?", field="export_id")
     known = msgspec.structs.replace(wanted, user_id=user(row.user_id))
     return of_type(known, row.export_type, row.filter_params)
 
@@ -344,13 +356,12 @@ def _selection(told: dict[str, Any]) -> Selection:
     )
 
 
-async def note(catalog: Catalog, job: Job, status: str, error: str | None = None) -> None:
+async def note(catalog: Catalog, job: Job, status: str) -> None:
     """Tell the catalog of an export that has begun, if it has a row there. May be done again. Raises InvalidInput where
     it takes no such row, and Unavailable."""
     if job.message["source"] != "catalog":
         return
-    row = msgspec.structs.replace(row_of(job, ()), status=status, error_message=error)
     try:
-        await catalog.put_export(row)
+        await catalog.put_export(msgspec.structs.replace(row_of(job, ()), status=status))
     except Conflict as refused:
         raise InvalidInput(refused.message) from refused

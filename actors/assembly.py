@@ -30,7 +30,6 @@ from actors.perform import Performer
 from actors.phases import all_phases
 from actors.presigning import Presigner
 from actors.readers import Read
-from actors.rules import archive as archive_rules
 from actors.rules.batch import longest_wait_ms
 from actors.rules.costs import Charge
 from actors.rules.effects import Policy
@@ -687,18 +686,16 @@ class Engine:
         """The time, in milliseconds since 1970 UTC."""
         return self._clock.now()
 
-    def download_url(self, job: Job, part: int | None = None) -> str:
-        """Where the archive or the index of its parts, or one of the parts, can be fetched for a while without a key:
-        archives with S3 from there."""
-        count = len(archive_rules.parts(job))
-        if self.settings.uses_s3 and (part is not None or count == 1):
-            key = archive_rules.archive_key(job, (part or 1) - 1, count)
-            return _signs(self.settings, ZIP, DOWNLOAD_S).url("GET", key)
-        url = f"{self.settings.orchestrator_url}/download/{job.id}" + (f"/{part}" if part is not None else "")
+    def download_url(self, export_id: str, r2_key: str | None, part: int | None = None) -> str:
+        """Where the archive under this key can be fetched for a while without a key of the service: with S3 from there,
+        else from the service, `part` of the export or the only one. None: the index of its parts."""
+        if self.settings.uses_s3 and r2_key is not None:
+            return _signs(self.settings, ZIP, DOWNLOAD_S).url("GET", r2_key)
+        url = f"{self.settings.orchestrator_url}/download/{export_id}" + (f"/{part}" if part is not None else "")
         if not self.settings.api_keys:
             return url
         until = self._clock.now() + DOWNLOAD_S * 1000
-        return f"{url}?until={until}&sig={sign_download(self.secrets[0], job.id, until)}"
+        return f"{url}?until={until}&sig={sign_download(self.secrets[0], export_id, until)}"
 
     async def add_files(self, files: list[StorageFile]) -> None:
         """Add to the service's own catalog. Raises Conflict where it has none, or another file has a key."""

@@ -10,12 +10,13 @@ from actors.rules import archive
 from actors.rules.archive import told
 from actors.rules.model import JOB_ID, Job, Task
 from actors.rules.states import JobState, TaskStatus
-from actors.store.catalog_rows import ENDS, CatalogExport, row_of
+from actors.store.catalog_rows import COMPLETED, ENDS, CatalogExport, row_of
 from orchestrator import exports
 from orchestrator.routing import Engine
 
 PAGE: Final = 1000
 MOST_SHOWN: Final = 1000
+NO_FILE: Final = "The export has no file, so there is no archive of it."
 MILLISECONDS: Final = 1000
 
 
@@ -235,8 +236,8 @@ def of_row(row: CatalogExport, now: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def ready(engine: Engine, export_id: str, now: int) -> Job:
-    """An archive that can be downloaded.
+async def ready(engine: Engine, export_id: str, now: int) -> Job | CatalogExport:
+    """An archive that can be downloaded: a job's, or one that somebody else has made, by its row of the catalog.
 
     Raises:
         NotFound: there is none.
@@ -250,14 +251,18 @@ async def ready(engine: Engine, export_id: str, now: int) -> Job:
             raise exports.unknown()  # the id may be of any kind of export
         if row.expires_at is not None and row.expires_at <= now:
             raise Expired
+        if row.status == COMPLETED and row.r2_key is not None:
+            return row
+        if row.status == COMPLETED:
+            raise InvalidInput(NO_FILE)
         raise InvalidInput(f"Export not ready or failed. Status: {row.status}")
-    if job.removed_since is not None:
-        raise Expired
+    if job.removed_since is not None or job.state is JobState.CANCELLED:
+        raise Expired("It was cancelled. Start another one.") if job.state is JobState.CANCELLED else Expired()
     word = archive.word(job)
     if word != "completed":
         raise InvalidInput(f"Export not ready or failed. Status: {word}")
     if not archive.parts(job):
-        raise InvalidInput("The export has no file, so there is no archive of it.")
+        raise InvalidInput(NO_FILE)
     return job
 
 

@@ -122,9 +122,9 @@ class Engine(Protocol):
     def now(self) -> int:
         """The time, in milliseconds since 1970 UTC."""
 
-    def download_url(self, job: Job, part: int | None = None) -> str:
-        """Where the archive or the index of its parts, or one of the parts, can be fetched for a while without a
-        key."""
+    def download_url(self, export_id: str, r2_key: str | None, part: int | None = None) -> str:
+        """Where the archive under this key can be fetched for a while without a key of the service: `part` of the
+        export, or the only one. None: the index of its parts."""
 
     async def add_files(self, files: list[StorageFile]) -> None:
         """Add to the service's own catalog. Raises Conflict where it has none, or another file has a key."""

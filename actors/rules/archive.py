@@ -44,6 +44,12 @@ def archive_key(job: Job, n: int, of: int) -> str:
     return f"{folder(job)}{job.created_at}-export{number}.zip"
 
 
+def keys(job: Job) -> list[str]:
+    """Of all archives, in their order."""
+    count = len(parts(job))
+    return [archive_key(job, n, count) for n in range(count)]
+
+
 def index_key(job: Job) -> str:
     """The index of an archive of several parts."""
     return f"{folder(job)}{job.created_at}-export-index.json"

@@ -410,7 +410,8 @@ def _retried(d: Draft, wish: Retried) -> Answer:
     if job.state not in TERMINAL_JOBS:
         return Refused("conflict", f"Batch {job.id} has not ended yet. Cancel it first, or wait.")
     if job.removed_since is not None:
-        return Refused("conflict", f"{job.id} has expired and is being removed. Start it again.")
+        was = "was cancelled" if job.state is JobState.CANCELLED else "has expired"
+        return Refused("conflict", f"{job.id} {was}, and what it has made is being removed. Start it again.")
     if job.queued_at is None:
         return Refused("conflict", f"The list of files of batch {job.id} is not complete. Send its body again.")
     begin = _begin_again(job)

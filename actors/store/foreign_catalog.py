@@ -131,8 +131,6 @@ class ForeignCatalog:
             telemetry.warning("store.catalog_does_not_answer", error=_kind(error))
             refused = isinstance(error, ProgrammingError)
             raise Unavailable(_refusal(error) if refused else _AWAY, retry_after_s=1) from None
-        except NoTimeError:
-            raise Unavailable(f"The catalog's table {EXPORTS} holds a time that is none.") from None
 
     def _known(self, connection: Connection) -> Schema:
         if self._schema is None:
@@ -296,17 +294,26 @@ def _exports(
 
 def _export_of(row: Row[Any]) -> CatalogExport:
     values = dict(row._mapping)
-    times = {name: ms_of(values[name]) for name in TIMES}
+    times = {name: _time_of(values[name]) for name in TIMES}
     return CatalogExport(
         **values
         | times
         | {
             "id": str(values["id"]),
-            "user_id": str(values["user_id"]),
+            "user_id": _told(values["user_id"]) or "",
+            "export_type": _told(values["export_type"]) or "",
             "filter_params": filter_of(values["filter_params"]),
             "created_at": times["created_at"] or 0,
         }
     )
+
+
+def _time_of(value: Any) -> int | None:
+    """None also for what is no time: a row of somebody else's keeps no other from being listed."""
+    try:
+        return ms_of(value)
+    except NoTimeError:
+        return None
 
 
 def _put_export(connection: Connection, schema: Schema, row: CatalogExport) -> None:

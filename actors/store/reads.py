@@ -175,7 +175,8 @@ _ALARM_DUE = _jobs_where(jobs.c.alarm_at <= bindparam("now"), jobs.c.placement.i
 _ALARM_FAR = _jobs_where(
     jobs.c.alarm_at > bindparam("far"),
     jobs.c.placement.is_not(None),
-    one_of(jobs.c.state, _OPEN),  # of an export that is over it tells when that is removed
+    # of an export that is over it tells when that is removed; of a list that is read, how long it may stand still
+    one_of(jobs.c.state, [state for state in _OPEN if state != JobState.RECEIVING.value]),
     order=jobs.c.alarm_at,
 )
 _DELIVERY_DUE = _jobs_where(

@@ -26,9 +26,10 @@ def there(remote: Remote, body: Mapping[str, Any], output: str | None) -> bool:
         export_id = arke.archive(body)["export_id"]
         click.echo(f"{export_id} is under way.", err=output is not None)
         if output is None:
-            click.echo(f"`arke status {export_id}` tells how far; `arke download {export_id}` gets it.", err=True)
+            ask, download_it = remote.hint("status", export_id), remote.hint("download", export_id)
+            click.echo(f"{ask} tells how far; {download_it} gets it.", err=True)
             return True
-        status = _waited_for(arke, export_id)
+        status = _waited_for(remote, arke, export_id)
         if status["status"] != "completed":
             raise click.ClickException(f"{export_id} failed: {visible(status['error'])}")
         if not status["parts_total"]:
@@ -42,14 +43,14 @@ def there(remote: Remote, body: Mapping[str, Any], output: str | None) -> bool:
     return not missing
 
 
-def _waited_for(arke: ArkeClient, export_id: str) -> Mapping[str, Any]:
+def _waited_for(remote: Remote, arke: ArkeClient, export_id: str) -> Mapping[str, Any]:
     try:
         with Display() as display:
             while (status := arke.status(export_id))["status"] in OPEN:
                 display.show(progress_line(status))
                 time.sleep(POLL_S)
     except (KeyboardInterrupt, Unreachable):
-        click.echo(f"\n{export_id} goes on there; `arke download {export_id}` gets it.", err=True)
+        click.echo(f"\n{export_id} goes on there; {remote.hint('download', export_id)} gets it.", err=True)
         raise
     return status
 

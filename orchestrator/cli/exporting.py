@@ -193,7 +193,8 @@ def _there(
         task_id = arke.export(pi, format=format, options=msgspec.to_builtins(options))["task_id"]
         if not wait:
             click.echo(f"{task_id} is under way.")
-            click.echo(f"`arke status {task_id}` tells how far; `arke download {task_id}` gets it.", err=True)
+            ask, download_it = remote.hint("status", task_id), remote.hint("download", task_id)
+            click.echo(f"{ask} tells how far; {download_it} gets it.", err=True)
             return None
         click.echo(f"{task_id} is under way.", err=True)
         try:
@@ -202,7 +203,7 @@ def _there(
                     display.update(status.get("progress") or {})
                     time.sleep(POLL_S)
         except (KeyboardInterrupt, Unreachable):
-            click.echo(f"\n{task_id} goes on there; `arke download {task_id}` gets it.", err=True)
+            click.echo(f"\n{task_id} goes on there; {remote.hint('download', task_id)} gets it.", err=True)
             raise
         if status["status"] != "success":
             raise click.ClickException(f"{task_id} failed: {visible(status['error'])}")

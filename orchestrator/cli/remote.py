@@ -14,6 +14,7 @@ from rich.table import Table
 from actors.rules.model import JOB_ID
 from orchestrator.client import ArkeClient
 
+DEFAULT_URL: Final = "http://127.0.0.1:8787"
 PATIENCE_S: Final = 10.0
 """How long a command asks again where the service does not answer: a restarting part of it takes seconds."""
 LONG_PATIENCE_S: Final = 120.0
@@ -38,6 +39,11 @@ class Remote:
         return self.make(
             self.server, api_key=self.api_key, admin_key=self.admin_key, patience_s=patience_s, sleep=waiting.sleep
         )
+
+    def hint(self, command: str, argument: str) -> str:
+        """A command that asks the same service, as people type it."""
+        where = "" if self.server == DEFAULT_URL else f" --server {self.server}"
+        return f"`arke{where} {command} {argument}`"
 
 
 class Waiting:

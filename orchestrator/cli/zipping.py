@@ -75,6 +75,8 @@ def zip_(
 
     The exit code is 0 when every file is in the archive, 1 when any is not: the manifest says why.
     """
+    if server is not None and jobs is not None:
+        raise click.UsageError("--jobs is for what is done here: the service has machines of its own.")
     if server is not None:
         body = _asked(source, list_of_keys, user, type_, category) | {"level": level, "codec": name, "name": title}
         if not there(replace(remote, server=server), body, output):
@@ -125,10 +127,16 @@ def _asked(
                                    "--server it is zipped here.")  # fmt: skip
         return {"r2_prefix": source}
     if list_of_keys is not None:
-        return {"keys": _lines(list_of_keys)}
+        return {"keys": _some(_lines(list_of_keys))}
     if category is not None:
         return {"user_id": user, "export_type": "category", "filter_params": {"category": category}}
     return {"user_id": user, "export_type": type_ or "full"}
+
+
+def _some(keys: list[str]) -> list[str]:
+    if not keys:
+        raise click.UsageError("--keys names a list without a key.")
+    return keys
 
 
 class _Input(NamedTuple):

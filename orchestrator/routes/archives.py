@@ -12,10 +12,9 @@ from starlette.responses import Response
 from actors.archives import TYPES, ArchiveRequest, as_object, of_type, understand, user
 from actors.errors import Conflict, Expired, InvalidInput, NotFound
 from actors.rules import archive
-from actors.rules.model import Job
 from actors.sources.base import check_key
-from actors.store.catalog_rows import StorageFile
-from orchestrator.archives import StorageExport, current, find_job, find_row, row_view, unknown
+from actors.store.catalog_rows import COMPLETED, StorageFile
+from orchestrator.archives import NO_FILE, StorageExport, current, find_job, find_row, row_view, unknown
 from orchestrator.decoding import decode
 from orchestrator.routes.base import MAX_PAGE, Caller, EngineOf, Ok, failures, json_body, read_body, respond
 from orchestrator.routing import Engine
@@ -27,6 +26,7 @@ MAX_BODY_BYTES: Final = 1 << 20
 SMALL_BODY_BYTES: Final = 64 * 1024
 """Understood in some milliseconds; a larger body on a thread, so that callbacks are answered meanwhile."""
 MOST_FILES: Final = 10_000
+SMALLER: Final = "Send fewer at a time; archives can be made of a prefix, too."
 USER_HEADER: Final = "x-user-id"
 STARTED: Final = "Export started. Use export_id to check its status."
 
@@ -107,7 +107,7 @@ class NewFiles(msgspec.Struct):
 )  # fmt: skip
 async def export_zip(request: Request, engine: EngineOf, owner: Caller) -> Response:
     """Make archives of files: of a user, by the catalog; below a prefix; or of a list of keys."""
-    raw = await read_body(request, engine.settings.max_body_bytes)
+    raw = await read_body(request, engine.settings.max_body_bytes, SMALLER)
     wanted = understand(raw) if len(raw) <= SMALL_BODY_BYTES else await asyncio.to_thread(understand, raw)
     return await _started(engine, wanted, owner)
 
@@ -197,19 +197,21 @@ async def storage_download(export_id: str, engine: EngineOf, owner: Caller) -> R
         raise unknown(export_id)
     if row.expires_at is not None and row.expires_at <= engine.now():
         raise Expired
-    job = await find_job(engine, export_id)
-    if row.status != "completed" or row.r2_key is None or job is None:
+    if row.status != COMPLETED:
         raise NotFound(f"Export not ready. Status: {row.status}")
+    if row.r2_key is None:
+        raise NotFound(NO_FILE)
+    job = await find_job(engine, export_id)
+    keys = [] if job is None else archive.keys(job)
+    several = keys if len(keys) > 1 else []
     shown = row_view(row)
     return respond(
-        {"download_url": engine.download_url(job), "part_urls": _part_urls(engine, job)}
+        {
+            "download_url": engine.download_url(export_id, None if several else row.r2_key),
+            "part_urls": [engine.download_url(export_id, key, n) for n, key in enumerate(several, start=1)],
+        }
         | {name: shown[name] for name in ("expires_at", "size_bytes", "file_count")}
     )
-
-
-def _part_urls(engine: Engine, job: Job) -> list[str]:
-    count = len(archive.parts(job))
-    return [engine.download_url(job, part) for part in range(1, count + 1)] if count > 1 else []
 
 
 @router.post(
@@ -226,7 +228,7 @@ def _part_urls(engine: Engine, job: Job) -> list[str]:
 async def add_files(request: Request, engine: EngineOf, owner: Caller) -> Response:
     """Add files to the service's own catalog, or change them; `deleted` takes one out of it. The same again changes
     nothing. With CATALOG_URL that database is the catalog, and files are added there."""
-    given = decode(await read_body(request, engine.settings.max_body_bytes), NewFiles).files
+    given = decode(await read_body(request, engine.settings.max_body_bytes, SMALLER), NewFiles).files
     if len(given) > MOST_FILES:
         raise InvalidInput(f"files has {len(given)} entries: send at most {MOST_FILES} at a time.", field="files")
     now = engine.now()
@@ -242,7 +244,7 @@ def _catalogued(file: NewFile, field: str, now: int) -> StorageFile:
         )
     return StorageFile(
         id=file.id or hashlib.sha256(file.r2_key.encode()).hexdigest()[:32],
-        user_id=user(file.user_id) or "",
+        user_id=user(file.user_id, f"{field}.user_id") or "",
         r2_key=file.r2_key,
         filename=file.filename or file.r2_key.rpartition("/")[2],
         mime_type=file.mime_type,

@@ -49,23 +49,27 @@ async def downloader(request: Request, engine: EngineOf) -> str | None:
 Downloader = Annotated[str | None, Depends(downloader)]
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes. Raises TooLarge as soon as it is known, not after reading all of it."""
+MANIFEST: Final = "Put the list into a manifest object and name that."
+
+
+async def read_body(request: Request, limit: int, advice: str = MANIFEST) -> bytes:
+    """The whole body, at most `limit` bytes. Raises TooLarge with the advice, as soon as it is known and not after
+    reading all of it."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, advice)
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
         size += len(part)
         if size > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, advice)
         parts.append(part)
     return b"".join(parts)
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The body is over {limit} bytes. Put the list into a manifest object and name that.")
+def _too_large(limit: int, advice: str) -> TooLarge:
+    return TooLarge(f"The body is over {limit} bytes. {advice}")
 
 
 def respond(body: Any, status: int = 200) -> Response:

@@ -11,6 +11,7 @@ from actors import telemetry
 from actors.errors import ArkeError, InvalidInput, NotFound, Unavailable
 from actors.rules import archive as archive_rules
 from actors.rules.model import Job, Task
+from actors.store.catalog_rows import CatalogExport
 from orchestrator import archives, downloads, zipping
 from orchestrator.exports import batch_view, file_name, find, find_batch, is_id, is_task_of_a_batch, tasks_of, word
 from orchestrator.routes.base import Caller, Downloader, EngineOf, failures
@@ -60,6 +61,8 @@ async def download(export_id: str, request: Request, engine: EngineOf, owner: Do
 
 async def _archive_of(export_id: str, request: Request, engine: Engine) -> Response:
     job = await archives.ready(engine, export_id, engine.now())
+    if isinstance(job, CatalogExport):
+        return await _stored_archive(request, engine, job.r2_key or "")
     if len(archive_rules.parts(job)) == 1:
         return await _stored_archive(request, engine, archive_rules.archive_key(job, 0, 1))
     tasks = await archives.tasks_of(engine, job)
@@ -79,7 +82,7 @@ async def _stored_archive(request: Request, engine: Engine, key: str) -> Respons
             request, lambda start: engine.archive_objects.open(key, start), name=key.rpartition("/")[2],
             media_type="application/zip",
         )  # fmt: skip
-    except worker_errors.ObjectMissing as error:
+    except (worker_errors.ObjectMissing, worker_errors.BadInput) as error:
         raise NotFound("The archive is not there any more. Start the export again.") from error
     except worker_errors.WorkerError as error:
         raise Unavailable("The object store does not answer. Send the same request again.") from error
@@ -115,9 +118,9 @@ async def download_batch(batch_id: str, request: Request, engine: EngineOf, owne
 async def download_part(export_id: str, part: int, request: Request, engine: EngineOf, owner: Downloader) -> Response:
     """One of the archives of an export, from 1; each opens by itself. Ranges, ETag and HEAD as in RFC 9110."""
     job = await archives.ready(engine, export_id, engine.now())
-    count = len(archive_rules.parts(job))
-    if not 1 <= part <= count:
-        raise NotFound(f"The export has parts 1 to {count}.")
+    count = 0 if isinstance(job, CatalogExport) else len(archive_rules.parts(job))
+    if isinstance(job, CatalogExport) or not 1 <= part <= count:
+        raise NotFound(f"The export has parts 1 to {count}." if count else "The export is not known to have parts.")
     return await _stored_archive(request, engine, archive_rules.archive_key(job, part - 1, count))
 
 

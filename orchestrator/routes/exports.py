@@ -85,7 +85,7 @@ async def export_marcxml(request: Request, engine: EngineOf, owner: Caller) -> R
 )  # fmt: skip
 async def export_batch(request: Request, engine: EngineOf, owner: Caller) -> Response:
     """Export several entities, each as a file of its own; the body may name another `format`."""
-    raw = await read_body(request, MAX_BODY_BYTES)
+    raw = await read_body(request, MAX_BODY_BYTES, "Send fewer entities at a time.")
     wanted = exports.understand(raw, None, is_batch=True, removes_after_download=_removes(engine))
     job, task_ids = await engine.export(wanted, owner)
     tasks = "1 task" if len(task_ids) == 1 else f"{len(task_ids)} tasks"
@@ -106,7 +106,7 @@ async def batch_status(batch_id: str, engine: EngineOf, owner: Caller) -> Respon
 
 
 async def _one(request: Request, engine: Engine, owner: str | None, format: str | None) -> Response:
-    raw = await read_body(request, MAX_BODY_BYTES)
+    raw = await read_body(request, MAX_BODY_BYTES, "Send fewer entities at a time.")
     wanted = exports.understand(raw, format, is_batch=False, removes_after_download=_removes(engine))
     _, (task_id,) = await engine.export(wanted, owner)
     return respond({"task_id": task_id, "status": "processing", "message": STARTED + _ignored(wanted)}, 202)

@@ -481,7 +481,17 @@ async def test_one_at_a_time_where_that_is_asked(world: World) -> None:
     assert sum(isinstance(result, Job) for result in results) == 1
     assert sum(isinstance(result, Conflict) for result in results) == 4
     rows, _ = await world.catalog.exports("u-1")
-    assert sorted(row.status for row in rows) == ["failed"] * 4 + ["pending"]
+    assert [row.status for row in rows] == ["pending"]
+
+
+async def test_one_that_the_catalog_does_not_take_ends(world: World) -> None:
+    """Though it is there already: the next one must not wait for it."""
+    wanted = archives.of_type(archives.ArchiveRequest(user_id="u-1", alone=True), "full", None)
+    world.catalog.is_away = True
+    with pytest.raises(Unavailable):
+        await world.archives.create(wanted, None)
+    world.catalog.is_away = False
+    assert (await world.archives.create(wanted, None)).user_id == "u-1"
 
 
 async def test_cancelled_while_its_files_are_verified(world: World) -> None:
@@ -534,7 +544,7 @@ async def test_cancelled_while_it_is_archived(world: World) -> None:
     row = await world.until(job, lambda row: row.expires_at is None)
     assert world.below(job) == []
     assert row.alarm_at is None
-    with pytest.raises(Conflict, match="expired"):
+    with pytest.raises(Conflict, match="was cancelled"):
         await world.ask(job, "retry", after_run=1)
     assert await world.take(job) == []
 
@@ -796,8 +806,9 @@ async def test_a_row_of_no_time_is_refused(world: World, created_at: int) -> Non
         await world.create(export_id="e")
 
 
-async def test_a_row_of_an_impossible_user_is_refused(world: World) -> None:
-    await world.catalog.put_export(CatalogExport(id="e", user_id="..", export_type="full", created_at=1))
+@pytest.mark.parametrize("user", ["", "..", "a\nb"])
+async def test_a_row_of_an_impossible_user_is_refused(world: World, user: str) -> None:
+    await world.catalog.put_export(CatalogExport(id="e", user_id=user, export_type="full", created_at=1))
     with pytest.raises(InvalidInput, match="user_id"):
         await world.create(export_id="e")
 

@@ -224,13 +224,30 @@ async def test_times_in_sqlite(tmp_path: Path, type_: str, former: Any, stored: 
     await place.close()
 
 
-async def test_what_is_no_time_is_told(tmp_path: Path) -> None:
-    """And not taken for one."""
+async def test_what_is_no_time_counts_as_none(tmp_path: Path) -> None:
+    """It keeps no other row from being listed. Without a time of its own none is in the list, and none begins."""
     place = Sqlite(tmp_path, places.SQLITE_TEXT)
-    await place.add_export(1, NOW)
-    place.run("UPDATE storage_exports SET expires_at = 'soon'", [()])
-    with pytest.raises(Unavailable, match="storage_exports holds a time that is none"):
-        await place.catalog.export(place.id(1))
+    for n in (1, 2):
+        await place.add_export(n, NOW)
+    place.run("UPDATE storage_exports SET expires_at = 'soon' WHERE id = ?", [(place.id(1),)])
+    place.run("UPDATE storage_exports SET created_at = 'once' WHERE id = ?", [(place.id(2),)])
+    rows, _ = await place.catalog.exports(place.id(places.USER))
+    assert {row.id: (row.created_at, row.expires_at) for row in rows} == {
+        place.id(1): (NOW, None), place.id(2): (0, None),
+    }  # fmt: skip
+    await place.close()
+
+
+async def test_a_file_of_odd_values_is_a_file(tmp_path: Path) -> None:
+    """That cannot be had, perhaps: it keeps no other from the archive."""
+    place = Sqlite(tmp_path, places.SQLITE_TEXT)
+    await place.add(*(places.file_row(n) for n in range(1, 5)))
+    changes = ("r2_key = NULL, filename = NULL", "r2_key = 7", "r2_key = x'00ff'", "size_bytes = 'big'")
+    for n, change in enumerate(changes, start=1):
+        place.run(f"UPDATE storage_files SET {change} WHERE id = ?", [(place.id(n),)])
+    found = await place.catalog.files(Selection(user_id=place.id(places.USER)), None, 10)
+    assert [file.r2_key for file in found] == ["", "7", str(b"\x00\xff"), "k/4"]
+    assert [file.size_bytes for file in found] == [1, 2, 3, 0]
     await place.close()
 
 

@@ -146,9 +146,9 @@ class FakeEngine:
         """Always the same."""
         return 1_800_000_000_000
 
-    def download_url(self, job: Job, part: int | None = None) -> str:
+    def download_url(self, export_id: str, r2_key: str | None, part: int | None = None) -> str:
         """That of the service."""
-        return f"{self.settings.orchestrator_url}/download/{job.id}" + (f"/{part}" if part else "")
+        return f"{self.settings.orchestrator_url}/download/{export_id}" + (f"/{part}" if part else "")
 
     async def archive(self, wanted: ArchiveRequest, owner: str | None) -> Job:
         """Write down; the id is always the same."""

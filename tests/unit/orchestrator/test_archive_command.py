@@ -62,7 +62,7 @@ def test_a_service_is_asked(capsys: pytest.CaptureFixture[str], arguments: list[
     service = Service(STATUS)
     code, out, err = called(capsys, "zip", *SERVER, *arguments, answer=service)
     assert (code, out) == (0, f"{EXPORT} is under way.\n")
-    assert f"arke download {EXPORT}" in err
+    assert f"arke --server http://service.test download {EXPORT}" in err
     is_own = "--level" in arguments
     assert service.asked == [body | {"level": 9 if is_own else 6, "codec": "isal" if is_own else "zlib-ng"}]
 

@@ -137,7 +137,8 @@ async def test_an_only_part_is_the_archive(http: httpx.AsyncClient, engine: Fake
     ("fields", "code", "words"),
     [
         ({"state": JobState.RUNNING}, 400, "Status: processing"),
-        ({"state": JobState.CANCELLED}, 400, "Status: failed"),
+        ({"state": JobState.FAILED}, 400, "Status: failed"),
+        ({"state": JobState.CANCELLED}, 410, "was cancelled"),
         ({"removed_since": 10_000, "expires_at": None}, 410, "expired"),
         ({"message": job(0).message}, 400, "has no file"),
     ],
@@ -227,7 +228,8 @@ async def test_files_are_added(http: httpx.AsyncClient, engine: FakeEngine) -> N
     assert len({each.id for each in engine.files}) == 2
     for bad, field in (
         ({"r2_key": "../x"}, "files[0].r2_key"), ({"r2_key": "a", "size_bytes": -1}, "files[0].size_bytes"),
-        ({"r2_key": "a", "user_id": ""}, "user_id"),
+        ({"r2_key": "a", "size_bytes": 2**63}, "files[0].size_bytes"),
+        ({"r2_key": "a", "user_id": ""}, "files[0].user_id"),
     ):  # fmt: skip
         answer = await http.post("/api/storage/files", json={"files": [{"user_id": "u"} | bad]})
         assert (answer.status_code, answer.json()["field"]) == (400, field)
@@ -284,3 +286,26 @@ async def test_what_is_over_there_is_not_asked_for_again(http: httpx.AsyncClient
     engine.store.rows["e-2"] = [task(0)]
     items = (await http.get("/exports", params={"user_id": "u-1"})).json()["items"]
     assert [item["status"] for item in items] == ["completed", "failed", "completed"]
+
+
+async def test_what_somebody_else_has_made_can_be_had(
+    http: httpx.AsyncClient, engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Rows of the originals, whose archives are in the bucket, outlive the change to this service."""
+    engine.archive_objects = LocalObjects(tmp_path, "arke-staging")
+    engine.archive_objects.put("exports/u/e-1/1-export.zip", BODY, "application/zip")
+    row = CatalogExport(
+        id="e-1", user_id="u", status="completed", export_type="full", created_at=1,
+        r2_key="exports/u/e-1/1-export.zip", expires_at=LATER, file_count=2, size_bytes=len(BODY),
+    )  # fmt: skip
+    engine.catalog.rows["e-1"] = row
+    assert (await http.get("/download/e-1")).content == BODY
+    assert (await http.get("/download/e-1/1")).status_code == 404
+    told = (await http.get("/api/storage/export/e-1/download")).json()
+    assert told["download_url"] == "http://127.0.0.1:8787/download/e-1"
+    for key, code in ((None, 400), ("../x", 404), ("gone", 404)):
+        engine.catalog.rows["e-1"] = msgspec.structs.replace(row, r2_key=key)
+        assert (await http.get("/download/e-1")).status_code == code
+    engine.catalog.rows["e-1"] = msgspec.structs.replace(row, r2_key=None)
+    answer = await http.get("/api/storage/export/e-1/download")
+    assert (answer.status_code, "has no file" in answer.json()["error"]) == (404, True)

@@ -78,7 +78,7 @@ def test_a_service_is_asked_and_the_id_is_told(capsys: pytest.CaptureFixture[str
 
     code, out, err = called(capsys, "export", PI, "--recursive", "--server", "http://a.test", "--no-ocr", answer=answer)
     assert (code, out) == (0, f"{TASK} is under way.\n")
-    assert f"arke download {TASK}" in err
+    assert f"arke --server http://a.test download {TASK}" in err
     ((path, body),) = asked
     assert path == "/export"
     assert '"recursive":true' in body

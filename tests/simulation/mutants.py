@@ -634,13 +634,13 @@ OF_ARCHIVES: Final = (
         "removed_once",
         "What a worker stores before it learns that its archive was cancelled stays for ever.",
         "actors.rules.batch:_outputs_removed",
-        "silent_at if d.now < silent_at else None",
+        "next((at for at in looks if d.now < at), None)",
         "None",
     ),
     _mutant(
         "last_part_is_not_made",
         "The files of the last part are in no archive.",
-        "actors.verifying:Verifying._finish",
+        "actors.verifying:Verifying._divided",
         "parts.made)",
         "parts.made[:-1] or parts.made)",
     ),
@@ -669,8 +669,8 @@ OF_ARCHIVES: Final = (
         "uploads_of_open_archives_are_given_up",
         "The upload of a worker is taken from it while it writes.",
         "actors.maintenance.uploads:run_once",
-        "if _job(key) in wanted:",
-        "if False:",
+        " or not await _is_given_up(store, key)",
+        "",
     ),
     _mutant(
         "uploads_are_left",
@@ -700,7 +700,7 @@ FOUND: Final = (
     _mutant(
         "lost_answer_is_refused",
         "Where the answer of the store to a new archive is lost, the caller is told that it was started before.",
-        "actors.archives:Archives.create",
+        "actors.archives:Archives._begin",
         "        found, _ = await self._store.create(job, alone=alone)\n"
         "        if found.body_digest != job.body_digest:",
         "        found, is_new = await self._store.create(job, alone=alone)\n        if not is_new:",

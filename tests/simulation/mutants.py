@@ -876,7 +876,6 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
     "cursor_before_its_chunk": (73,),
     "cancelled_and_untold": (39,),
     "failed_intake_is_untold": (73,),
-    "removed_once": (1455,),
     "last_part_is_not_made": (66,),
     "list_of_the_part_before": (66,),
     "kept_until_it_is_told": (27,),
@@ -892,6 +891,7 @@ SEEDS: Final[dict[str, tuple[int, ...]]] = {
 RARE: Final = frozenset({
     "begun_after_its_end", "displaced_and_deaf", "given_and_taken_back", "given_up_while_it_is_answered",
     "index_of_what_is_gone", "late_release_ends_the_next_run", "overtaken_answers_from_memory", "overtaken_fleet_acts",
+    "removed_once",
     "trusted_since_the_answer", "two_lists_at_once", "waits_in_the_pool_and_works",
 })  # fmt: skip
 """Found once in thousands of seeds: looked for by `make soak`. Each has a test of its own beside the part it is in."""

@@ -119,11 +119,11 @@ def test_no_upload_is_left(service: Service, large: dict[str, bytes]) -> None:
 
 def test_a_kill_while_files_are_verified(service: Service) -> None:
     """None is lost, none is twice."""
-    folder = service.objects / "many"
+    folder = service.objects / "listed"
     folder.mkdir(exist_ok=True)
     for n in range(MANY):
         (folder / f"{n:04}").write_bytes(b"%d" % n)
-    export = begun(service, keys=[f"many/{n:04}" for n in range(MANY + 5)])
+    export = begun(service, keys=[f"listed/{n:04}" for n in range(MANY + 5)])
     pid = eventually(lambda: service.pid_of_actor(standing_host("archive", export)), "the host runs")
     eventually(lambda: service.status(export)["files_verified"], "some are verified")
     os.kill(pid, signal.SIGKILL)
@@ -131,7 +131,7 @@ def test_a_kill_while_files_are_verified(service: Service) -> None:
     assert (status["status"], status["file_count"], status["files_missing"]) == ("completed", MANY, 5)
     (opened,) = archives(service, export, 1)
     assert digests([opened]) == {
-        f"many/{n:04}": hashlib.sha256(b"%d" % n).hexdigest() for n in range(MANY)
+        f"listed/{n:04}": hashlib.sha256(b"%d" % n).hexdigest() for n in range(MANY)
     }  # fmt: skip
     assert len(json.loads(opened.read("manifest.json"))["missing"]) == 5
     service.settle()

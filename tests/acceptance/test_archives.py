@@ -32,7 +32,7 @@ VICTIMS = {"worker": role("WarmWorker"), "store": actor("store"), "fleet": actor
 def bodies() -> dict[str, bytes]:
     """What takes a while to pack, and stays large enough for several parts of an upload."""
     noise = random.Random(3).randbytes
-    return {f"large/{n:02}.txt": base64.b64encode(noise(FILE_BYTES * 3 // 4)) for n in range(FILES)}
+    return {f"packed/{n:02}.txt": base64.b64encode(noise(FILE_BYTES * 3 // 4)) for n in range(FILES)}
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def digests(opened: list[zipfile.ZipFile]) -> dict[str, str]:
 def check(service: Service, export: str, bodies: dict[str, bytes]) -> None:
     status = until_over(service, export)
     assert (status["status"], status["parts_total"], status["file_count"]) == ("completed", PARTS, FILES)
-    expected = {key.removeprefix("large/"): hashlib.sha256(body).hexdigest() for key, body in bodies.items()}
+    expected = {key.removeprefix("packed/"): hashlib.sha256(body).hexdigest() for key, body in bodies.items()}
     assert digests(archives(service, export, PARTS)) == expected
 
 
@@ -93,7 +93,7 @@ def uploads(service: Service) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("victim", [*VICTIMS, "host"])
 def test_a_kill_costs_nothing(service: Service, large: dict[str, bytes], victim: str) -> None:
     """The export goes on; every file is in it once, in archives that are whole."""
-    export = begun(service, r2_prefix="large/", level=9)
+    export = begun(service, r2_prefix="packed/", level=9)
     eventually(
         lambda: service.rows("SELECT 1 FROM tasks WHERE job_id = ? AND status = 'processing'", export), "one has"
     )
@@ -139,7 +139,7 @@ def test_a_kill_while_files_are_verified(service: Service) -> None:
 
 def test_cancelled_amid_its_work(service: Service, large: dict[str, bytes]) -> None:
     """The reason is told; no object and no upload of it stays."""
-    export = begun(service, r2_prefix="large/", level=9)
+    export = begun(service, r2_prefix="packed/", level=9)
     eventually(lambda: uploads(service), "a part is uploaded")
     assert service.http.post(f"/exports/{export}/cancel", json={"reason": "wrong files"}).status_code == 200
     status = until_over(service, export)
@@ -176,7 +176,7 @@ def test_a_users_files_by_the_originals_paths(service: Service, large: dict[str,
 def test_the_command_waits_and_downloads(service: Service, large: dict[str, bytes], tmp_path: Path) -> None:
     """Every part, numbered; a range of one is what it is of the whole."""
     env = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-m", "orchestrator.cli.main", "zip", "--server", service.url, "large/", "-o", "a.zip"]
+    command = [sys.executable, "-m", "orchestrator.cli.main", "zip", "--server", service.url, "packed/", "-o", "a.zip"]
     ended = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False
     )  # fmt: skip

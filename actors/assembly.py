@@ -6,6 +6,7 @@ import ipaddress
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from actors.channels.catalog import CatalogChannel
 from actors.channels.final_callback import FinalCallback
 from actors.clock import TimeSource, WallClock
 from actors.directory import Directory, Ensure
-from actors.errors import ArkeError, CannotStart, Conflict, NotFound, Unavailable
+from actors.errors import CANNOT_WRITE, ArkeError, CannotStart, Conflict, NotFound, Unavailable
 from actors.exports import ExportRequest, Exports
 from actors.fleet import SWEEP_MS, TICK_MS, Fleet
 from actors.host import Host, task_environment
@@ -38,7 +39,7 @@ from actors.rules.placement import ARCHIVES_ACTOR, EXPORTS_ACTOR
 from actors.rules.states import JobState, TaskStatus
 from actors.settings import Settings
 from actors.signing import load_or_make_secret, machine_token, sign_download
-from actors.store import PatientWriteSide, Store
+from actors.store import PATIENCE_S, PatientWriteSide, Store
 from actors.store.catalog_rows import Catalog, StorageFile
 from actors.store.catalogs import open_catalog
 from worker import objects as worker_objects
@@ -239,9 +240,21 @@ def fly_options(settings: Settings) -> "FlyOptions | None":
 
 def store(settings: Settings, *, reads_file: bool = True, patient: bool = False, inline: bool = False) -> Store:
     """The store as every process but its owner sees it: writes over the socket, reads from the file or, in processes
-    that read little and start often, over the socket too. `patient`: as the front has it, whose callers wait."""
+    that read little and start often, over the socket too. `patient`: as the front has it, whose callers wait.
+
+    Postgres has no owner: each process writes and reads by itself.
+    """
+    if isinstance(settings.store, str):
+        return _in_postgres(settings.store, PATIENCE_S if patient else 0.0)
     owner = wire.Client(wire.socket_path(settings.run_dir, "store"))
     return Store(PatientWriteSide(owner) if patient else owner, settings.store if reads_file else None, inline=inline)
+
+
+def _in_postgres(url: str, patience_s: float) -> Store:
+    from actors.store.postgres_reads import PostgresReads  # SQL, which most processes do without where it is a file
+    from actors.store.postgres_writer import PostgresWriter
+
+    return Store(PostgresWriter(url, patience_s=patience_s), reads=PostgresReads(url, patience_s=patience_s))
 
 
 def bucket(settings: Settings, kind: str) -> str:
@@ -735,8 +748,10 @@ class Engine:
 
     async def health(self) -> dict[str, str]:
         """`ok`, or one sentence, for the store and the objects."""
+        starts_again = isinstance(self.settings.store, Path)  # Postgres is not ours to start, nor mended by our restart
+        silence = "The store does not answer; it is being started again." if starts_again else CANNOT_WRITE
         return {
-            "store": await _checked(self.store.ping(), "The store does not answer; it is being started again."),
+            "store": await _checked(self.store.ping(), silence),
             "objects": await _checked(
                 asyncio.to_thread(self._objects.list, "", None, 1), "The object store does not answer."
             ),

@@ -6,6 +6,7 @@ of them listens on (`actors.wire`), so a Ray call is made only to create one and
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -47,10 +48,16 @@ def make_ensure(settings: Settings, me: str | None = None) -> Any:
 
 
 def start(settings: Settings) -> None:
-    """Bring up what stands always: store, fleet, maintenance. Called once by the process that holds Ray."""
-    for name in ("store", "fleet", "maintenance"):
+    """Bring up what stands always. Called once by the process that holds Ray."""
+    for name in standing(settings):
         actor = SHELLS[name].options(name=name, **OPTIONS).remote(name, settings)
         ray.get(actor.ready.remote(), timeout=60)
+
+
+def standing(settings: Settings) -> tuple[str, ...]:
+    """The actors that stand always. Postgres needs no process of ours: whoever writes goes there itself."""
+    owner = ("store",) if isinstance(settings.store, Path) else ()
+    return (*owner, "fleet", "maintenance")
 
 
 class Shell:
@@ -101,6 +108,7 @@ class StoreActor(Shell):
     async def _open(self) -> None:
         from actors.store.served import Served  # SQL: this process alone needs it at its start
 
+        assert isinstance(self.settings.store, Path)
         served = await asyncio.to_thread(Served.open, self.settings.store)
         await self._listen(served.handle)
 

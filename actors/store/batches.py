@@ -7,8 +7,7 @@ raises an ArkeError before or after it wrote; the writer takes back what it wrot
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Integer, bindparam, delete, exists, func, literal_column, null, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy import bindparam, delete, exists, func, null, select, update
 
 from actors.errors import Conflict, Fenced, NotFound
 from actors.rules.model import Job, Task
@@ -16,8 +15,8 @@ from actors.rules.placement import OWN_ACTOR, shared_host, standing_host
 from actors.rules.states import TERMINAL_JOBS, JobState, TaskStatus
 from actors.store.catalog_rows import still_open
 from actors.store.commit import Commit
-from actors.store.engine import Db, Sql, one_of
 from actors.store.reads import open_archive
+from actors.store.statements import Db, Sql, delete_some, one_of, upsert
 from actors.store.tables import JOBS, TASKS, costs, files, jobs, tasks
 from worker.contract import FileRef
 
@@ -25,6 +24,9 @@ REMOVED_AT_ONCE: Final = 20_000  # rows of one request that deletes: about 0.1 s
 LIST: Final = "list"
 JOB: Final = "job"
 """What `jobs.deleting` says."""
+
+ADMISSION: Final = "admission"
+"""What one holds who counts slots and takes one."""
 
 BURST_MS: Final = 10_000
 BURST_SHARE: Final = 4
@@ -46,8 +48,15 @@ _QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "ep
 _WHEN_PLANNED: Final = {"job_id", "phase", "n", "task_id", "input_r2_key", "output_r2_key"}
 _TASK_COLUMNS: Final = [name for name in TASKS.columns if name not in _WHEN_PLANNED]
 
-_SELECT_JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id"), jobs.c.deleting.is_distinct_from(JOB)))
-_SELECT_DELETING = Sql(select(jobs.c.state, jobs.c.deleting).where(jobs.c.id == bindparam("id")))
+# Each operation that decides by a job's row holds that row until its transaction ends. NO KEY: charges may refer to it.
+_SELECT_JOB = Sql(
+    select(*JOBS.select)
+    .where(jobs.c.id == bindparam("id"), jobs.c.deleting.is_distinct_from(JOB))
+    .with_for_update(key_share=True)
+)
+_SELECT_DELETING = Sql(
+    select(jobs.c.state, jobs.c.deleting).where(jobs.c.id == bindparam("id")).with_for_update(key_share=True)
+)
 _SELECT_LIST_DIGEST = Sql(select(jobs.c.list_digest).where(jobs.c.id == bindparam("id")))
 _INSERT_JOB = Sql(upsert(jobs).on_conflict_do_nothing(), [*JOBS.columns, "list_digest"])
 _REPLACE_JOB = Sql(
@@ -174,17 +183,8 @@ _UPDATE_TASK = Sql(
 _UPDATE_TASK_ROW = _UPDATE_TASK.picker(TASKS.columns)
 _DELETE_COSTS = Sql(delete(costs).where(costs.c.job_id == bindparam("id")))
 _DELETE_JOB = Sql(delete(jobs).where(jobs.c.id == bindparam("id")))
-_ROWID: Final = literal_column("rowid", Integer)
-_DELETE_SOME_TASKS = Sql(
-    delete(tasks).where(
-        _ROWID.in_(select(_ROWID).select_from(tasks).where(tasks.c.job_id == bindparam("id")).limit(bindparam("most")))
-    )
-)
-_DELETE_SOME_FILES = Sql(
-    delete(files).where(
-        _ROWID.in_(select(_ROWID).select_from(files).where(files.c.job_id == bindparam("id")).limit(bindparam("most")))
-    )
-)
+_DELETE_SOME_TASKS = Sql(delete_some(tasks, tasks.c.job_id == bindparam("id")))
+_DELETE_SOME_FILES = Sql(delete_some(files, files.c.job_id == bindparam("id")))
 
 
 def _find(db: Db, job_id: str) -> Job:
@@ -199,8 +199,11 @@ def create(db: Db, request: dict[str, Any]) -> bytes:
     had the id is being removed."""
     job = _decode_job(request["job"])
     user = request.get("alone")
-    if user is not None and (other := open_archive(db, user)) is not None and other != job.id:
-        raise Conflict(still_open(other))
+    if user is not None:
+        db.hold(f"archives of {user}")
+        other = open_archive(db, user)
+        if other is not None and other != job.id:
+            raise Conflict(still_open(other))
     if db.run(_INSERT_JOB, {**JOBS.values(job), "list_digest": request.get("list_digest")}) == 1:
         return msgspec.msgpack.encode((job, True))
     row = db.row(_SELECT_JOB, {"id": job.id})
@@ -374,6 +377,7 @@ def admit(db: Db, request: dict[str, Any]) -> str | None:
 
     The epoch is raised: an activation from before, which knows no place, writes nothing more.
     """
+    db.hold(ADMISSION)  # before the row, in each admission: two that wait for each other would wait in vain
     job = _find(db, request["job_id"])
     if job.placement is not None:
         return job.placement

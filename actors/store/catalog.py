@@ -4,11 +4,10 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import not_, or_
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from actors.errors import Conflict
 from actors.store.catalog_rows import CHANGES, ENDS, CatalogExport, StorageFile
-from actors.store.engine import Db, DriverError, Sql, one_of
+from actors.store.statements import Db, Sql, is_duplicate, one_of, upsert
 from actors.store.tables import EXPORTS, Codec, storage_exports, storage_files
 
 _decode_files = msgspec.msgpack.Decoder(list[StorageFile]).decode
@@ -44,8 +43,8 @@ def add_storage_files(db: Db, request: dict[str, Any]) -> None:
         row = msgspec.structs.replace(file, deleted_at=None) if says_nothing else file
         try:
             db.run_many(_PUT_FILE_AS_DELETED if says_nothing else _PUT_FILE, [_PUT_FILE_ROW(_FILES.row(row))])
-        except DriverError as error:
-            if getattr(error, "sqlite_errorname", "") != "SQLITE_CONSTRAINT_UNIQUE":
+        except Exception as error:
+            if not is_duplicate(error):
                 raise
             raise Conflict(f"Another file of the catalog has the key {file.r2_key}.") from error
 

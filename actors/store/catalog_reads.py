@@ -7,8 +7,8 @@ from sqlalchemy import bindparam, select, tuple_
 
 from actors.store.catalog_rows import CatalogExport, CatalogFile
 from actors.store.cursors import cursor_of, key_of
-from actors.store.engine import Db, Sql
 from actors.store.standing import NEVER
+from actors.store.statements import Db, Sql
 from actors.store.tables import CATALOG_FILES, EXPORTS
 from actors.store.tables import storage_exports as exports
 from actors.store.tables import storage_files as files

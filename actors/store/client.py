@@ -60,7 +60,7 @@ PAUSE_S: Final = 0.1
 
 
 class WriteSide(Protocol):
-    """Where writes go: `actors.wire.Client` or `LocalWriter`."""
+    """Where writes go: `actors.wire.Client`, `LocalWriter` or `PostgresWriter`."""
 
     async def call(self, request: dict[str, Any]) -> Any: ...
 
@@ -82,13 +82,15 @@ class Store:
     the writer went away: then it may have been applied, and every write may be sent again as it is.
     A read sees every write that was acknowledged before it; it never wakes an actor. With a `path` the file
     is read here (opened at the first read, after the writer has made it; Unavailable before), without one
-    the process that owns it is asked.
+    the process that owns it is asked. `reads` is who else answers: where the store is Postgres.
     """
 
-    def __init__(self, write: WriteSide, path: Path | None = None, *, inline: bool = False) -> None:
+    def __init__(
+        self, write: WriteSide, path: Path | None = None, *, inline: bool = False, reads: ReadSide | None = None
+    ) -> None:
         self._write = write
         self._path, self._inline = path, inline
-        self._reads: ReadSide | None = None
+        self._reads = reads
 
     async def close(self) -> None:
         """Close the reading side. The writer is not touched."""

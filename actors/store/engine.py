@@ -1,70 +1,30 @@
-"""The file: how it is opened, migrated and spoken to.
+"""The file of SQLite: how it is opened and spoken to.
 
-Statements are SQLAlchemy Core, compiled once (`Sql`) and executed on the driver's connection: a
-`Connection.execute` costs ten times the SQLite call beneath it, and a commit is a handful of them.
 The driver never begins or commits by itself here; transactions are begun with BEGIN IMMEDIATE.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import URL, ColumnElement, Engine, create_engine, event, literal
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.pool import NullPool
-from sqlalchemy.sql.base import Executable
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import ClauseElement
+
+from actors.store.statements import Row, Sql
 
 BUSY_TIMEOUT_MS: Final = 5_000
 CHECKPOINT_PAGES: Final = 4_000  # 16 MiB of log: a checkpoint every few thousand commits, not a long one at the end
 KEPT_LOG_BYTES: Final = 64 * 1024 * 1024
 
-_DIALECT: Final = pysqlite.dialect()
 DriverError: Final[type[Exception]] = pysqlite.dialect.import_dbapi().Error
 """The base of everything that SQLite raises."""
 
-Row = tuple[Any, ...]
 
-
-class Sql:
-    """A Core statement, compiled once. Parameters are given by name; literals inside it keep their values.
-
-    `columns` names further parameters of an INSERT or UPDATE: those set from values given at execution.
-    A parameter `key_x` (WHERE of an UPDATE, where `x` is taken) is filled from `x` by `picker`.
-    """
-
-    def __init__(self, statement: Executable, columns: Iterable[str] | None = None) -> None:
-        assert isinstance(statement, ClauseElement)
-        compiled = statement.compile(
-            dialect=_DIALECT,
-            column_keys=None if columns is None else list(columns),
-        )
-        assert isinstance(compiled, SQLCompiler)
-        self.text = str(compiled)
-        self._names: list[str] = list(compiled.positiontup or ())
-        self._literals = {name: value for name, value in compiled.params.items() if value is not None}
-
-    def arguments(self, values: Mapping[str, Any]) -> Row:
-        """The values in the order of the statement. Raises KeyError for one that is missing."""
-        literals = self._literals
-        return tuple(values[name] if name in values else literals[name] for name in self._names)
-
-    def picker(self, columns: list[str]) -> Callable[[Row], Row]:
-        """Brings rows whose values stand in the order of `columns` into the order of the statement."""
-        pick: Callable[[Row], Row] = itemgetter(*(columns.index(name.removeprefix("key_")) for name in self._names))
-        return pick
-
-
-def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:
-    """`column IN (…)` with as many parameters as values: Core's own is expanded at execution only."""
-    return column.in_([literal(value) for value in values])
-
-
-class Db:
-    """One connection; used by one thread at a time, which need not be the one that opened it."""
+class FileDb:
+    """A `Db` of SQLite; used by one thread at a time, which need not be the one that opened it."""
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.raw_connection()
@@ -92,6 +52,18 @@ class Db:
         found = self.rows(sql, values)
         return found[0] if found else None
 
+    def hold(self, what: str) -> None:
+        """Nothing: the file has one writer."""
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is all of one moment."""
+        self.control("BEGIN")
+        try:
+            yield
+        finally:
+            self.control("COMMIT")
+
     def control(self, text: str) -> None:
         """BEGIN IMMEDIATE, COMMIT, ROLLBACK, SAVEPOINT …, PRAGMA: what has no Core expression."""
         self._cursor.execute(text)
@@ -109,16 +81,16 @@ class Db:
         self._connection.close()
 
 
-def open_file(path: Path, *, read_only: bool) -> Db:
+def open_file(path: Path, *, read_only: bool) -> FileDb:
     """A connection to the file with this project's pragmas. Raises DriverError (wrapped or not) if it cannot.
 
     The writer's file is created where it is missing; a reader's must exist.
     """
-    return Db(make_engine(path, read_only=read_only))
+    return FileDb(make_engine(path, read_only=read_only))
 
 
 def make_engine(path: Path, *, read_only: bool = False) -> Engine:
-    """The SQLAlchemy engine of the file. Its driver is in autocommit; `begin` is BEGIN IMMEDIATE."""
+    """The SQLAlchemy engine of the file. Its driver is in autocommit; `begin` is BEGIN IMMEDIATE for who writes."""
     engine = create_engine(
         URL.create(
             "sqlite",
@@ -134,7 +106,8 @@ def make_engine(path: Path, *, read_only: bool = False) -> Engine:
         },
     )
     event.listen(engine, "connect", _read_pragmas if read_only else _write_pragmas)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
 
 
@@ -153,17 +126,3 @@ def _write_pragmas(connection: Any, _record: object) -> None:
 def _read_pragmas(connection: Any, _record: object) -> None:
     for pragma in ("query_only=ON", "cache_size=-16384"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest version, in one transaction: a crash leaves the old one."""
-    from alembic import command  # 0.2 s that readers need not pay
-    from alembic.config import Config
-
-    config = Config()
-    location = Path(__file__).parent / "migrations"
-    config.set_main_option("script_location", str(location).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")

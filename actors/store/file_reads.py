@@ -3,15 +3,13 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from actors.errors import Unavailable
-from actors.store import catalog_reads, reads
-from actors.store.engine import Db, DriverError, open_file
-
-_QUESTIONS: Final = {**reads.QUESTIONS, **catalog_reads.QUESTIONS}
+from actors.store.engine import DriverError, FileDb, open_file
+from actors.store.requests import answer
 
 
 class FileReads:
@@ -19,7 +17,7 @@ class FileReads:
 
     def __init__(self, path: Path, *, inline: bool = False) -> None:
         self._path = path
-        self._db: Db | None = None
+        self._db: FileDb | None = None
         self._thread = None if inline else ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-reader")
 
     async def ask(self, question: str, *arguments: Any) -> Any:
@@ -40,7 +38,7 @@ class FileReads:
         try:
             if self._db is None:
                 self._db = open_file(self._path, read_only=True)
-            return _QUESTIONS[question](self._db, *arguments)
+            return answer(self._db, question, arguments)
         except (DriverError, DBAPIError) as error:
             self._close_file()
             raise Unavailable(

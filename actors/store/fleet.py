@@ -3,20 +3,19 @@
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Integer, bindparam, delete, literal_column, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import bindparam, select, update
 
 from actors.errors import Fenced
 from actors.rules.costs import Charge
 from actors.rules.model import Machine
 from actors.rules.states import MachineState
-from actors.store.engine import Db, Sql
+from actors.store.statements import Db, Sql, delete_some, upsert
 from actors.store.tables import COSTS, MACHINES, costs, jobs, machines, singletons
 
 _decode_machines = msgspec.msgpack.Decoder(list[Machine]).decode
 _decode_charges = msgspec.msgpack.Decoder(list[Charge]).decode
 
-_new_singleton = insert(singletons).values(name=bindparam("key_name"), epoch=1, seq=0)
+_new_singleton = upsert(singletons).values(name=bindparam("key_name"), epoch=1, seq=0)
 _ACTIVATE = Sql(
     _new_singleton.on_conflict_do_update(
         index_elements=["name"], set_={"epoch": singletons.c.epoch + 1, "seq": 0}
@@ -32,21 +31,21 @@ _TURN = Sql(
     .values(seq=bindparam("new_seq"))
 )
 _SELECT_FENCE = Sql(select(singletons.c.epoch, singletons.c.seq).where(singletons.c.name == bindparam("name")))
-_upsert = insert(machines)
+_put_machine = upsert(machines)
 _UPSERT_MACHINE = Sql(
-    _upsert.on_conflict_do_update(
+    _put_machine.on_conflict_do_update(
         index_elements=["id"],
-        set_={name: _upsert.excluded[name] for name in MACHINES.columns if name != "id"},
+        set_={name: _put_machine.excluded[name] for name in MACHINES.columns if name != "id"},
     ),
     MACHINES.columns,
 )
 _MACHINE_ROW = _UPSERT_MACHINE.picker(MACHINES.columns)
 _SUMS: Final = [name for name in COSTS.columns if name != "job_id"]
-_charge = insert(costs).from_select(
+_charge = upsert(costs).from_select(
     COSTS.columns,
-    select(jobs.c.id, *(bindparam(name, type_=costs.c[name].type) for name in _SUMS)).where(
-        jobs.c.id == bindparam("job_id")
-    ),
+    select(jobs.c.id, *(bindparam(name, type_=costs.c[name].type) for name in _SUMS))
+    .where(jobs.c.id == bindparam("job_id"))
+    .with_for_update(read=True, key_share=True),  # whoever removes the job would leave what it has not seen
 )
 _CHARGE = Sql(  # of a job that is there no more nobody wants to know
     _charge.on_conflict_do_update(
@@ -55,16 +54,8 @@ _CHARGE = Sql(  # of a job that is there no more nobody wants to know
     COSTS.columns,
 )
 _CHARGE_ROW = _CHARGE.picker(COSTS.columns)
-_ROWID: Final = literal_column("rowid", Integer)
 _FORGET = Sql(
-    delete(machines).where(
-        _ROWID.in_(
-            select(_ROWID)
-            .select_from(machines)
-            .where(machines.c.state == MachineState.GONE.value, machines.c.ended_at < bindparam("before"))
-            .limit(bindparam("most"))
-        )
-    )
+    delete_some(machines, machines.c.state == MachineState.GONE.value, machines.c.ended_at < bindparam("before"))
 )
 
 

@@ -3,19 +3,18 @@
 Tasks are answered as they stand (`actors.store.standing`), which is not always as they are stored.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Select, and_, bindparam, func, not_, or_, select, tuple_
+from sqlalchemy import BigInteger, Select, and_, bindparam, func, not_, or_, select, tuple_
 
 from actors.rules.costs import RUNS, Charge, time_of
 from actors.rules.model import Job, Machine, Task
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState, MachineState, TaskStatus
 from actors.store.cursors import FIRST, cursor_of, key_of
-from actors.store.engine import Db, Row, Sql, one_of
 from actors.store.standing import NEVER, Span, as_new, spans, standing
+from actors.store.statements import Db, Row, Sql, json_item, listed, one_of
 from actors.store.tables import COSTS, JOBS, MACHINES, TASKS, costs, files, jobs, machines, singletons, tasks
 from worker.contract import FileRef
 
@@ -29,9 +28,7 @@ _STATUS_ERROR: Final = [JobState.CANCELLED.value, JobState.FAILED.value]
 _is_there = jobs.c.deleting.is_distinct_from("job")  # not being removed
 _JOB = Sql(select(*JOBS.select).where(jobs.c.id == bindparam("id"), _is_there))
 _all_tasks = select(*TASKS.select).where(tasks.c.job_id == bindparam("job_id"))
-_TASKS_BY_ID = Sql(
-    _all_tasks.where(tasks.c.task_id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)))
-)
+_TASKS_BY_ID = Sql(_all_tasks.where(listed(tasks.c.task_id, "ids")))
 _pending = and_(
     tasks.c.status == TaskStatus.PENDING.value,
     tasks.c.phase == bindparam("phase"),
@@ -57,13 +54,7 @@ _OF_EARLIER_RUNS = Sql(
 )
 _HELD = Sql(_all_tasks.where(tasks.c.status == TaskStatus.PROCESSING.value, tasks.c.machine == bindparam("machine")))
 _FILES = Sql(
-    select(files.c.n, files.c.doc, *TASKS.select)
-    .select_from(
-        files.outerjoin(
-            tasks,
-            and_(tasks.c.job_id == files.c.job_id, tasks.c.phase == files.c.phase, tasks.c.n == files.c.n),
-        )
-    )
+    select(files.c.n, files.c.doc)
     .where(
         files.c.job_id == bindparam("job_id"),
         files.c.phase == bindparam("phase"),
@@ -72,11 +63,20 @@ _FILES = Sql(
     .order_by(files.c.n)
     .limit(bindparam("most"))
 )
-_keys = select(func.json_each(bindparam("keys")).table_valued("value").c.value)
+# Not a join: Postgres, which may think that a job has two tasks, would look at all of them for each file.
+_TASKS_OF_FILES = Sql(
+    _all_tasks.where(
+        tasks.c.phase == bindparam("phase"), tasks.c.n >= bindparam("first_n"), tasks.c.n <= bindparam("last_n")
+    )
+)
 _TAKEN_KEYS = Sql(
     select(files.c.r2_key)
-    .where(files.c.job_id == bindparam("job_id"), files.c.r2_key.in_(_keys))
-    .union(select(tasks.c.output_r2_key).where(tasks.c.job_id == bindparam("job_id"), tasks.c.output_r2_key.in_(_keys)))
+    .where(files.c.job_id == bindparam("job_id"), listed(files.c.r2_key, "keys"))
+    .union(
+        select(tasks.c.output_r2_key).where(
+            tasks.c.job_id == bindparam("job_id"), listed(tasks.c.output_r2_key, "keys")
+        )
+    )
 )
 _COUNT_TASKS = Sql(
     select(tasks.c.status, func.count())
@@ -98,7 +98,7 @@ _COUNT_OF_EARLIER_RUNS = Sql(
 )
 _OPEN_JOBS = Sql(
     select(jobs.c.id).where(
-        jobs.c.id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)),
+        listed(jobs.c.id, "ids"),
         not_(one_of(jobs.c.state, _TERMINAL)),
     )
 )
@@ -111,7 +111,7 @@ _BUSY_MACHINES = Sql(
     select(tasks.c.machine)
     .distinct()
     .where(
-        tasks.c.job_id.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)),
+        listed(tasks.c.job_id, "ids"),
         tasks.c.status == TaskStatus.PROCESSING.value,
     )
 )
@@ -121,7 +121,7 @@ _WORK_ON = Sql(
     .where(
         tasks.c.job_id.in_(select(jobs.c.id).where(jobs.c.state == JobState.RUNNING.value)),
         tasks.c.status == TaskStatus.PROCESSING.value,
-        tasks.c.machine.in_(select(func.json_each(bindparam("ids")).table_valued("value").c.value)),
+        listed(tasks.c.machine, "ids"),
     )
 )
 
@@ -148,7 +148,7 @@ _LIST_ERROR = _newest_first(one_of(jobs.c.state, _STATUS_ERROR), _is_batch)
 _LIST_PHASE = _newest_first(
     _is_batch,
     one_of(jobs.c.state, _OPEN),
-    func.json_extract(jobs.c.phases, func.printf("$[%d]", jobs.c.phase)) == bindparam("status"),
+    json_item(jobs.c.phases, jobs.c.phase) == bindparam("status"),
 )
 _LIST_TASKS = Sql(
     _all_tasks.where(tuple_(tasks.c.phase, tasks.c.n) > tuple_(bindparam("phase"), bindparam("n")))
@@ -194,7 +194,7 @@ _DELIVERY_FAR = _jobs_where(
 _WAITING = _jobs_where(
     jobs.c.state == JobState.QUEUED.value,
     jobs.c.placement.is_(None),
-    jobs.c.tasks_total <= bindparam("most_tasks"),
+    jobs.c.tasks_total <= bindparam("most_tasks", type_=BigInteger),
     order=jobs.c.created_at,
 )
 _STALLED = _jobs_where(
@@ -273,22 +273,12 @@ def work_on(db: Db, machine_ids: list[str]) -> dict[str, list[str]]:
     return found
 
 
-@contextmanager
-def _snapshot(db: Db) -> Iterator[None]:
-    """What is read inside is all of one moment."""
-    db.control("BEGIN")
-    try:
-        yield
-    finally:
-        db.control("COMMIT")
-
-
 def some_tasks(db: Db, job_id: str, task_ids: list[str]) -> list[Task]:
     return _tasks(db, job_id, _TASKS_BY_ID, {"ids": _json(task_ids)})
 
 
 def _tasks(db: Db, job_id: str, sql: Sql, values: dict[str, Any]) -> list[Task]:
-    with _snapshot(db):
+    with db.snapshot():
         found = job(db, job_id)
         rows = db.rows(sql, {**values, "job_id": job_id})
     return [] if found is None else [standing(TASKS.struct_of(row), found) for row in rows]
@@ -319,15 +309,15 @@ def _of_earlier_runs(db: Db, key: dict[str, Any], limit: int) -> list[Task]:
 
 
 def some_files(db: Db, job_id: str, phase: int, after_n: int, limit: int) -> list[tuple[int, FileRef, Task | None]]:
-    with _snapshot(db):
+    with db.snapshot():
         found = job(db, job_id)
         rows = db.rows(_FILES, {"job_id": job_id, "phase": phase, "after_n": after_n, "most": limit})
+        ends = {"first_n": rows[0][0], "last_n": rows[-1][0]} if rows else None
+        planned = db.rows(_TASKS_OF_FILES, {"job_id": job_id, "phase": phase, **ends}) if ends else []
     if found is None:
         return []
-    return [
-        (n, _decode_file(doc), None if task[0] is None else standing(TASKS.struct_of(task), found))
-        for n, doc, *task in rows
-    ]
+    of_file = {task.n: standing(task, found) for task in map(TASKS.struct_of, planned)}
+    return [(n, _decode_file(doc), of_file.get(n)) for n, doc in rows]
 
 
 def taken_keys(db: Db, job_id: str, keys: list[str]) -> set[str]:
@@ -336,7 +326,7 @@ def taken_keys(db: Db, job_id: str, keys: list[str]) -> set[str]:
 
 def count_tasks(db: Db, job_id: str, phase: int, run: int) -> dict[str, int]:
     key = {"job_id": job_id, "phase": phase, "run": run}
-    with _snapshot(db):
+    with db.snapshot():
         found = job(db, job_id)
         stored: dict[str, int] = dict(db.rows(_COUNT_TASKS, key))
         ((earlier,),) = db.rows(_COUNT_OF_EARLIER_RUNS, key)
@@ -406,7 +396,7 @@ def _list_status(
     db: Db, job_id: str, status: TaskStatus, limit: int, cursor: str | None
 ) -> tuple[list[Task], str | None]:
     at: _Place = key_of(cursor, (int,) * 4) if cursor else (FIRST,) * 4
-    with _snapshot(db):
+    with db.snapshot():
         found = job(db, job_id)
         where = spans(status, found) if found is not None else ()
         stored = [task for span in where for task in _of_span(db, job_id, span, at, limit + 1)]
@@ -461,7 +451,8 @@ def some_machines(db: Db, alive: bool) -> list[Machine]:
 
 
 def _json(value: list[str]) -> str:
-    return msgspec.json.encode(value).decode()
+    """Without those that nothing is called by: JSON says the character NUL, and no text of Postgres can have it."""
+    return msgspec.json.encode([text for text in value if "\0" not in text]).decode()
 
 
 QUESTIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -8,60 +8,61 @@ from enum import Enum
 from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table
 
 from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, Task
 from actors.store.catalog_rows import CatalogExport, CatalogFile
+from actors.store.migrations.types import BIG_COUNT, TEXT
 
 metadata: Final = MetaData()
 
 jobs: Final = Table(
     "jobs",
     metadata,
-    Column("id", Text, primary_key=True, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("phases", Text, nullable=False),
+    Column("id", TEXT, primary_key=True, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("phases", TEXT, nullable=False),
     Column("phase", Integer, nullable=False),
     Column("run", Integer, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("seq", BigInteger, nullable=False),
-    Column("placement", Text),
+    Column("placement", TEXT),
     Column("alarm_at", BigInteger),
     Column("tasks_total", Integer, nullable=False),
     Column("tasks_completed", Integer, nullable=False),
     Column("tasks_failed", Integer, nullable=False),
     Column("tasks_in_flight", Integer, nullable=False),
     Column("files_total", Integer, nullable=False),
-    Column("history", Text, nullable=False),
-    Column("error", Text),
-    Column("code", Text),
+    Column("history", TEXT, nullable=False),
+    Column("error", TEXT),
+    Column("code", TEXT),
     Column("refused_since", BigInteger),
-    Column("delivery", Text, nullable=False),
+    Column("delivery", TEXT, nullable=False),
     Column("delivery_tries", Integer, nullable=False),
     Column("delivery_at", BigInteger),
-    Column("delivery_error", Text),
+    Column("delivery_error", TEXT),
     Column("delivered_run", Integer, nullable=False),
-    Column("body_digest", Text),
-    Column("message", Text, nullable=False),
-    Column("source_cursor", Text),
-    Column("owner", Text),
+    Column("body_digest", TEXT),
+    Column("message", TEXT, nullable=False),
+    Column("source_cursor", TEXT),
+    Column("owner", TEXT),
     Column("created_at", BigInteger, nullable=False),
     Column("queued_at", BigInteger),
     Column("started_at", BigInteger),
     Column("updated_at", BigInteger, nullable=False),
     Column("completed_at", BigInteger),
     Column("delivery_since", BigInteger),
-    Column("list_digest", Text),  # of the manifest whose files these are, while they are received
-    Column("deleting", Text),  # what goes, slice by slice: "list" (files and tasks of earlier runs), "job" (all)
+    Column("list_digest", TEXT),  # of the manifest whose files these are, while they are received
+    Column("deleting", TEXT),  # what goes, slice by slice: "list" (files and tasks of earlier runs), "job" (all)
     Column("retries", Integer, nullable=False, server_default="0"),
     Column("throttled_ms", BigInteger, nullable=False, server_default="0"),
     Column("removed_since", BigInteger),
     Column("expires_at", BigInteger),
     Column("files_missing", Integer, nullable=False, server_default="0"),
     Column("bytes_total", BigInteger, nullable=False, server_default="0"),
-    Column("user_id", Text),
+    Column("user_id", TEXT),
 )
 OF_THE_STORE: Final = ("list_digest", "deleting")
 """Columns that are in no struct: only `actors.store.batches` reads and writes them."""
@@ -76,31 +77,31 @@ Index("jobs_user", jobs.c.user_id, jobs.c.state)
 tasks: Final = Table(
     "tasks",
     metadata,
-    Column("job_id", Text, primary_key=True, nullable=False),
+    Column("job_id", TEXT, primary_key=True, nullable=False),
     Column("phase", Integer, primary_key=True, nullable=False),
     Column("n", Integer, primary_key=True, nullable=False),
-    Column("task_id", Text, nullable=False),
+    Column("task_id", TEXT, nullable=False),
     Column("run", Integer, nullable=False),
-    Column("status", Text, nullable=False),
+    Column("status", TEXT, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("tries", Integer, nullable=False),
-    Column("input_r2_key", Text, nullable=False),
-    Column("output_r2_key", Text, nullable=False),
+    Column("input_r2_key", TEXT, nullable=False),
+    Column("output_r2_key", TEXT, nullable=False),
     Column("not_before", BigInteger, nullable=False),
-    Column("machine", Text),
-    Column("claim", Text),
+    Column("machine", TEXT),
+    Column("claim", TEXT),
     Column("assigned_at", BigInteger),
     Column("heard_at", BigInteger),
     Column("deadline_at", BigInteger),
     Column("started_at", BigInteger),
     Column("completed_at", BigInteger),
-    Column("error", Text),
-    Column("output_file_name", Text),
+    Column("error", TEXT),
+    Column("output_file_name", TEXT),
     Column("output_file_size", BigInteger),
-    Column("performance", Text),
+    Column("performance", TEXT),
     Column("cpu_ms", BigInteger),
-    Column("pages", Integer),
-    Column("notes", Text, nullable=False),
+    Column("pages", BIG_COUNT),
+    Column("notes", TEXT, nullable=False),
     Column("memory_mb", Integer),
 )
 # The order in which pending tasks are taken; also lists and counts by status, whatever the run.
@@ -111,32 +112,32 @@ Index("tasks_output", tasks.c.job_id, tasks.c.output_r2_key)
 files: Final = Table(
     "files",
     metadata,
-    Column("job_id", Text, primary_key=True, nullable=False),
+    Column("job_id", TEXT, primary_key=True, nullable=False),
     Column("phase", Integer, primary_key=True, nullable=False),  # the phase whose input the file is
     Column("n", Integer, primary_key=True, nullable=False),
-    Column("doc", Text, nullable=False),
-    Column("r2_key", Text, nullable=False),
+    Column("doc", TEXT, nullable=False),
+    Column("r2_key", TEXT, nullable=False),
 )
 Index("files_key", files.c.job_id, files.c.r2_key)
 
 machines: Final = Table(
     "machines",
     metadata,
-    Column("id", Text, primary_key=True, nullable=False),
-    Column("name", Text),
-    Column("provider", Text, nullable=False),
-    Column("provider_id", Text),
-    Column("kind", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("job_id", Text),
-    Column("task_id", Text),
+    Column("id", TEXT, primary_key=True, nullable=False),
+    Column("name", TEXT),
+    Column("provider", TEXT, nullable=False),
+    Column("provider_id", TEXT),
+    Column("kind", TEXT, nullable=False),
+    Column("state", TEXT, nullable=False),
+    Column("job_id", TEXT),
+    Column("task_id", TEXT),
     Column("attempt", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("seen_at", BigInteger),
     Column("ended_at", BigInteger),
-    Column("reason", Text),
-    Column("pool", Text),
+    Column("reason", TEXT),
+    Column("pool", TEXT),
     Column("price", BigInteger),
     Column("charged_at", BigInteger),
 )
@@ -145,7 +146,7 @@ Index("machines_state", machines.c.state, machines.c.ended_at)
 costs: Final = Table(
     "costs",
     metadata,
-    Column("job_id", Text, primary_key=True, nullable=False),
+    Column("job_id", TEXT, primary_key=True, nullable=False),
     Column("machines", Integer, nullable=False),
     Column("spawns", Integer, nullable=False),
     Column("starts", Integer, nullable=False),
@@ -156,7 +157,7 @@ costs: Final = Table(
 singletons: Final = Table(
     "singletons",
     metadata,
-    Column("name", Text, primary_key=True, nullable=False),
+    Column("name", TEXT, primary_key=True, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("seq", BigInteger, nullable=False),
 )
@@ -164,47 +165,48 @@ singletons: Final = Table(
 storage_files: Final = Table(
     "storage_files",
     metadata,
-    Column("id", Text, primary_key=True, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("r2_key", Text, nullable=False),
-    Column("filename", Text, nullable=False),
-    Column("mime_type", Text),
+    Column("id", TEXT, primary_key=True, nullable=False),
+    Column("user_id", TEXT, nullable=False),
+    Column("r2_key", TEXT, nullable=False),
+    Column("filename", TEXT, nullable=False),
+    Column("mime_type", TEXT),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("product", Text),
-    Column("category", Text),
-    Column("parent_id", Text),
-    Column("metadata", Text),
+    Column("product", TEXT),
+    Column("category", TEXT),
+    Column("parent_id", TEXT),
+    Column("metadata", TEXT),
     Column("created_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
 )
 # Each of what a selection may ask for, in the order of its pages, without the deleted: a page steps over none.
 _is_kept = storage_files.c.deleted_at.is_(None)
+_KEPT: Final[dict[str, Any]] = {"sqlite_where": _is_kept, "postgresql_where": _is_kept}
 Index("storage_files_key", storage_files.c.r2_key, unique=True)
-Index("storage_files_user", storage_files.c.user_id, storage_files.c.id, sqlite_where=_is_kept)
+Index("storage_files_user", storage_files.c.user_id, storage_files.c.id, **_KEPT)
 Index(
     "storage_files_product",
-    storage_files.c.user_id, storage_files.c.product, storage_files.c.id, sqlite_where=_is_kept,
+    storage_files.c.user_id, storage_files.c.product, storage_files.c.id, **_KEPT,
 )  # fmt: skip
 Index(
     "storage_files_category",
-    storage_files.c.user_id, storage_files.c.category, storage_files.c.id, sqlite_where=_is_kept,
+    storage_files.c.user_id, storage_files.c.category, storage_files.c.id, **_KEPT,
 )  # fmt: skip
 
 storage_exports: Final = Table(
     "storage_exports",
     metadata,
-    Column("id", Text, primary_key=True, nullable=False),
-    Column("user_id", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("export_type", Text, nullable=False),
-    Column("filter_params", Text, nullable=False),
-    Column("r2_key", Text),
+    Column("id", TEXT, primary_key=True, nullable=False),
+    Column("user_id", TEXT, nullable=False),
+    Column("status", TEXT, nullable=False),
+    Column("export_type", TEXT, nullable=False),
+    Column("filter_params", TEXT, nullable=False),
+    Column("r2_key", TEXT),
     Column("size_bytes", BigInteger),
     Column("file_count", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("completed_at", BigInteger),
     Column("expires_at", BigInteger),
-    Column("error_message", Text),
+    Column("error_message", TEXT),
 )
 Index("storage_exports_user", storage_exports.c.user_id, storage_exports.c.created_at, storage_exports.c.id)
 

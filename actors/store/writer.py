@@ -1,37 +1,20 @@
 """The one writing process: what has gathered from all callers is one transaction and one fsync."""
 
-import asyncio
 import queue
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from actors import telemetry
-from actors.errors import CANNOT_WRITE, ArkeError, InvalidInput, Unavailable
-from actors.store import batches, catalog, fleet
-from actors.store.engine import Db, DriverError, make_engine, migrate
+from actors.errors import ArkeError, Unavailable
+from actors.store.engine import DriverError, FileDb, make_engine
+from actors.store.requests import Waiting, carry_out, hand_out, unavailable
 
 MAX_GROUP: Final = 4096  # requests of one transaction, so that none waits for a very long one
-
-_OPERATIONS: Final[dict[str, Callable[[Db, dict[str, Any]], Any]]] = {
-    **batches.OPERATIONS,
-    **fleet.OPERATIONS,
-    **catalog.OPERATIONS,
-}
 
 
 class _GroupFailed(Exception):
     """The disk, not a request, is at fault: nothing of the group may be kept."""
-
-
-class _Waiting:
-    """One list of one caller."""
-
-    def __init__(self, requests: list[dict[str, Any]]) -> None:
-        self.requests = requests
-        self.loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[list[Any]] = self.loop.create_future()
 
 
 class Writer:
@@ -43,10 +26,12 @@ class Writer:
 
     def __init__(self, path: Path, *, inline: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        from actors.store.schema import migrate  # alembic: 0.2 s that readers need not pay
+
         engine = make_engine(path)
         migrate(engine)
-        self._db = Db(engine)
-        self._gathered: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._db = FileDb(engine)
+        self._gathered: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._closed = False
         self._is_refused = False  # the last group was: until one is written, a ping has to prove that it can be
         self._thread: threading.Thread | None = None
@@ -64,7 +49,7 @@ class Writer:
             return [Unavailable() for _ in requests]
         if self._thread is None:
             return self.execute(requests)
-        waiting = _Waiting(requests)
+        waiting = Waiting(requests)
         self._gathered.put(waiting)
         return await waiting.answer
 
@@ -93,7 +78,7 @@ class Writer:
             self._is_refused = True
             telemetry.fault("store.group_not_written", requests=len(requests))
             self._roll_back()
-            return [_unavailable(error) for _ in requests]
+            return [unavailable(error) for _ in requests]
         except BaseException:
             self._roll_back()
             raise
@@ -105,7 +90,7 @@ class Writer:
         for request in requests:
             self._db.control("SAVEPOINT request")
             try:
-                answers.append(_carry_out(self._db, request))
+                answers.append(carry_out(self._db, request))
             except Exception as error:
                 if _is_fault_of_the_disk(error) or not self._db.in_transaction:
                     raise _GroupFailed(str(error)) from error
@@ -134,11 +119,11 @@ class Writer:
             except Exception as error:  # noqa: BLE001 - a caller must be answered, and the thread go on
                 telemetry.fault("store.writer_failed")
                 answers = [error] * sum(len(waiting.requests) for waiting in group)
-            _hand_out(group, answers)
+            hand_out(group, answers)
             if ended:
                 return
 
-    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
+    def _gather(self, first: Waiting) -> tuple[list[Waiting], bool]:
         """What is there, up to MAX_GROUP requests, and whether the end was among it."""
         group, size = [first], len(first.requests)
         while size < MAX_GROUP:
@@ -167,43 +152,9 @@ class LocalWriter:
         return answer
 
 
-def _carry_out(db: Db, request: dict[str, Any]) -> Any:
-    operation = _OPERATIONS.get(request["op"])
-    if operation is None:
-        raise InvalidInput(f"The store knows no operation {request['op']!r}.", field="op")
-    return operation(db, request)
-
-
 def _is_fault_of_the_disk(error: Exception) -> bool:
     """Full, unreadable, locked, …: SQLite may have ended the transaction. Not a constraint, nor a wrong statement."""
     if not isinstance(error, DriverError):
         return False
     name: str = getattr(error, "sqlite_errorname", "")
     return not name.startswith(("SQLITE_CONSTRAINT", "SQLITE_ERROR", "SQLITE_MISMATCH", "SQLITE_TOOBIG")) and name != ""
-
-
-def _unavailable(error: Exception) -> Unavailable:
-    refused = Unavailable(CANNOT_WRITE, retry_after_s=1)
-    refused.__cause__ = error
-    return refused
-
-
-def _hand_out(group: list[_Waiting], answers: list[Any]) -> None:
-    """Answer each caller on its own loop: one hop per loop, not per caller."""
-    at = 0
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[list[Any]], list[Any]]]] = {}
-    for waiting in group:
-        mine = answers[at : at + len(waiting.requests)]
-        at += len(waiting.requests)
-        by_loop.setdefault(waiting.loop, []).append((waiting.answer, mine))
-    for loop, answered in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, answered)
-        except RuntimeError:
-            telemetry.detail("store.caller_ended", written=len(answered))
-
-
-def _resolve(answered: list[tuple[asyncio.Future[list[Any]], list[Any]]]) -> None:
-    for future, values in answered:
-        if not future.done():
-            future.set_result(values)

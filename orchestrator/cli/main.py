@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "reset": "batches:reset",
     "redeliver": "batches:redeliver",
     "machines": "machines:machines",
+    "db": "database:db",
     "settings": "configuring:settings",
 }
 """Name to module and function in `orchestrator.cli`."""
@@ -102,6 +103,7 @@ def cli(context: click.Context, server: str, api_key: str | None, admin_key: str
     What became of it:                  arke list; arke status BATCH; arke tasks BATCH --status failed
     Once more, what failed:             arke retry BATCH
     What runs, for whom and since when: arke machines
+    Is the database up to date:         arke db check
 
     `arke COMMAND --help` tells more.
     """

@@ -1,4 +1,4 @@
-"""The store on a real SQLite file: what is acknowledged is there, and nothing else is."""
+"""The store on a real SQLite file and a real Postgres: what is acknowledged is there, and nothing else is."""
 
 import asyncio
 import base64
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -22,9 +23,13 @@ from actors.rules.costs import Charge
 from actors.rules.model import Job, Machine, PhaseCount, Task
 from actors.rules.states import Delivery, JobState, MachineState, TaskStatus
 from actors.store import Commit, Store, batches, catalog, catalog_reads, reads, tables
-from actors.store.engine import Db, Sql, make_engine, migrate, open_file
+from actors.store.engine import FileDb, make_engine, open_file
 from actors.store.file_reads import FileReads
+from actors.store.postgres_reads import PostgresReads
+from actors.store.postgres_writer import PostgresWriter
+from actors.store.schema import migrate
 from actors.store.served import Served
+from actors.store.statements import Sql, is_duplicate
 from actors.store.writer import LocalWriter, Writer
 from worker.contract import FileRef
 
@@ -33,18 +38,20 @@ change = msgspec.structs.replace
 
 
 class World:
-    """A writer and a store on one new file."""
+    """A store without a row, and what is beneath it."""
 
-    def __init__(self, path: Path, *, inline: bool, reads_file: bool = True) -> None:
-        self.path = path
-        self.writer = Writer(path, inline=inline)
-        self.served = Served(self.writer, FileReads(path, inline=inline))
-        write = LocalWriter(self.writer) if reads_file else Owner(self.served)
-        self.store = Store(write, path if reads_file else None, inline=inline)
+    store: Store
+
+    async def put(self, requests: list[dict[str, Any]]) -> list[Any]:
+        """Have the writer carry out a list."""
+        raise NotImplementedError
+
+    def count(self, table: str, job_id: str) -> int:
+        """How many rows of a job there are."""
+        raise NotImplementedError
 
     async def close(self) -> None:
         await self.store.close()
-        await self.served.close()
 
     async def running(self, count: int = 10, job_id: str = ID) -> Job:
         """A job with its files and tasks, activated once."""
@@ -54,6 +61,49 @@ class World:
         await self.store.queue(a_job(job_id, state=JobState.QUEUED, tasks_total=count, files_total=count, queued_at=5))
         job, _ = await self.store.activate(job_id)
         return job
+
+
+class FileWorld(World):
+    """A writer and a store on one new file."""
+
+    def __init__(self, path: Path, *, inline: bool, reads_file: bool = True) -> None:
+        self.path = path
+        self.writer = Writer(path, inline=inline)
+        self.served = Served(self.writer, FileReads(path, inline=inline))
+        write = LocalWriter(self.writer) if reads_file else Owner(self.served)
+        self.store = Store(write, path if reads_file else None, inline=inline)
+
+    async def put(self, requests: list[dict[str, Any]]) -> list[Any]:
+        return await self.writer.put(requests)
+
+    def count(self, table: str, job_id: str) -> int:
+        cursor = self.writer._db._connection.cursor()
+        return int(cursor.execute(f"SELECT count(*) FROM {table} WHERE job_id = ?", (job_id,)).fetchone()[0])
+
+    async def close(self) -> None:
+        await super().close()
+        await self.served.close()
+
+
+class PostgresWorld(World):
+    """A database of its own on a server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.writer = PostgresWriter(url)
+        self.store = Store(self.writer, reads=PostgresReads(url))
+
+    async def put(self, requests: list[dict[str, Any]]) -> list[Any]:
+        return await self.writer.put(requests)
+
+    def count(self, table: str, job_id: str) -> int:
+        with psycopg.connect(self.url) as connection:
+            found = connection.execute(f"SELECT count(*) FROM {table} WHERE job_id = %s", (job_id,))  # type: ignore[call-overload]
+            return int(found.fetchone()[0])
+
+    async def close(self) -> None:
+        await super().close()
+        self.writer.close()
 
 
 class Owner:
@@ -84,19 +134,36 @@ def a_task(n: int, job_id: str = ID, **fields: Any) -> Task:
     )  # fmt: skip
 
 
-@pytest.fixture(params=[(False, True), (True, True), (False, False)], ids=["threads", "inline", "by the owner"])
+FILES = {"threads": (False, True), "inline": (True, True), "by the owner": (False, False)}
+"""Ways of running: threads as in the service, inline as in the simulation, and reading by way of the owner."""
+
+
+def on_file(tmp_path: Path, way: str) -> FileWorld:
+    inline, reads_file = FILES[way]
+    return FileWorld(tmp_path / "data" / "arke.db", inline=inline, reads_file=reads_file)
+
+
+@pytest.fixture(params=[*FILES, "postgres"])
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """The ways of running: threads as in the service, inline as in the simulation, and reading by way of the owner."""
-    inline, reads_file = request.param
-    world = World(tmp_path / "data" / "arke.db", inline=inline, reads_file=reads_file)
-    yield world
-    await world.close()
+    """On both engines."""
+    is_file = request.param in FILES
+    made = on_file(tmp_path, request.param) if is_file else PostgresWorld(request.getfixturevalue("new_database")())
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=FILES)
+async def file_world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[FileWorld]:
+    """On SQLite, for what only that has."""
+    made = on_file(tmp_path, request.param)
+    yield made
+    await made.close()
 
 
 # -- the schema ------------------------------------------------------------------------------------
 
 
-def schema(db: Db) -> list[tuple[Any, ...]]:
+def schema(db: FileDb) -> list[tuple[Any, ...]]:
     cursor = db._connection.cursor()
     cursor.execute("SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'alembic%' "
                    "AND name NOT LIKE 'sqlite_autoindex_alembic%' ORDER BY name")  # fmt: skip
@@ -118,7 +185,7 @@ def test_a_migrated_file_equals_a_new_one(tmp_path: Path) -> None:
         assert compare_metadata(MigrationContext.configure(connection), tables.metadata) == []
     declared = make_engine(tmp_path / "declared.db")
     tables.metadata.create_all(declared)
-    dbs = [Db(migrated), Db(declared)]
+    dbs = [FileDb(migrated), FileDb(declared)]
     assert schema(dbs[0]) == schema(dbs[1])
     for db in dbs:
         db.close()
@@ -311,7 +378,7 @@ async def test_one_failing_request_leaves_the_others_applied(world: World, caplo
     stale = Commit(change(job, epoch=job.epoch - 1, seq=1), [a_task(1, status=TaskStatus.FAILED)])
     good = Commit(change(job, seq=1), [a_task(0, status=TaskStatus.PROCESSING)])
     missing = Commit(change(job, seq=2), [a_task(999)])
-    answers = await world.writer.put([
+    answers = await world.put([
         {"op": "commit", "commit": msgspec.msgpack.encode(stale)},
         {"op": "commit", "commit": msgspec.msgpack.encode(good)},
         {"op": "commit", "commit": msgspec.msgpack.encode(missing)},
@@ -332,13 +399,13 @@ async def test_lists_that_gather_share_a_transaction(tmp_path: Path, monkeypatch
     """What a hundred callers ask for while the writer is busy is written in a few transactions, not a hundred."""
     writer = Writer(tmp_path / "arke.db")
     begun: list[str] = []
-    control = Db.control
+    control = FileDb.control
 
-    def noted(self: Db, text: str) -> None:
+    def noted(self: FileDb, text: str) -> None:
         begun.append(text)
         control(self, text)
 
-    monkeypatch.setattr(Db, "control", noted)
+    monkeypatch.setattr(FileDb, "control", noted)
     side = LocalWriter(writer)
     create = [{"op": "create", "job": msgspec.msgpack.encode(a_job(f"j{n}"))} for n in range(100)]
     await asyncio.gather(*(side.call(request) for request in create))
@@ -346,10 +413,10 @@ async def test_lists_that_gather_share_a_transaction(tmp_path: Path, monkeypatch
     writer.close()
 
 
-async def test_a_full_disk_applies_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_full_disk_applies_nothing(file_world: FileWorld, caplog: pytest.LogCaptureFixture) -> None:
     """When the disk is full, every request of the group is Unavailable and none is applied; afterwards all work."""
-    job = await world.running()
-    cursor = world.writer._db._connection.cursor()
+    job = await file_world.running()
+    cursor = file_world.writer._db._connection.cursor()
     (pages,) = cursor.execute("PRAGMA page_count").fetchone()
     cursor.execute(f"PRAGMA max_page_count={pages + 4}").fetchall()
     large = a_job("large", message={"x": "y" * 100_000})
@@ -358,36 +425,36 @@ async def test_a_full_disk_applies_nothing(world: World, caplog: pytest.LogCaptu
         {"op": "create", "job": msgspec.msgpack.encode(large)},
         {"op": "create", "job": msgspec.msgpack.encode(a_job("small"))},
     ]
-    answers = await world.writer.put(requests)
+    answers = await file_world.writer.put(requests)
     assert [type(answer) for answer in answers] == [Unavailable] * 3
-    assert await world.store.job(ID) == job
-    assert await world.store.job("small") is None
+    assert await file_world.store.job(ID) == job
+    assert await file_world.store.job("small") is None
     cursor.execute("PRAGMA max_page_count=1000000").fetchall()
-    answers = await world.writer.put(requests)
+    answers = await file_world.writer.put(requests)
     assert not [answer for answer in answers if isinstance(answer, Exception)]
     assert "group_not_written" in caplog.text
 
 
 async def test_a_failing_commit_applies_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    file_world: FileWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When COMMIT itself fails (an I/O error), the group is Unavailable and nothing of it stays."""
-    job = await world.running()
-    control = Db.control
+    job = await file_world.running()
+    control = FileDb.control
 
-    def failing(self: Db, text: str) -> None:
+    def failing(self: FileDb, text: str) -> None:
         if text == "COMMIT":
             cursor = self._connection.cursor()
             cursor.execute("SELECT * FROM a_table_that_is_not_there")
         control(self, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Db, "control", failing)
+        patch.setattr(FileDb, "control", failing)
         with pytest.raises(Unavailable) as refused:
-            await world.store.commit(Commit(change(job, seq=1)))
+            await file_world.store.commit(Commit(change(job, seq=1)))
     assert refused.value.retry_after_s == 1
-    assert await world.store.job(ID) == job
-    await world.store.commit(Commit(change(job, seq=1)))
+    assert await file_world.store.job(ID) == job
+    await file_world.store.commit(Commit(change(job, seq=1)))
     assert "group_not_written" in caplog.text
 
 
@@ -454,8 +521,9 @@ async def test_plan_leaves_existing_tasks(world: World) -> None:
         await world.store.plan(ID, 2, 0, [a_task(20)])
     with pytest.raises(ValueError, match="another phase"):
         await world.store.plan(ID, 1, 1, [a_task(20)])
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match=r"UNIQUE|unique") as refused:
         await world.store.plan(ID, 1, 0, [change(a_task(20), task_id=a_task(3).task_id)])
+    assert is_duplicate(refused.value)
 
 
 async def test_recreate_starts_over(world: World) -> None:
@@ -484,12 +552,7 @@ async def failed(world: World, count: int) -> Job:
 
 
 async def rows_left(world: World) -> tuple[int, int]:
-    cursor = world.writer._db._connection.cursor()
-    tables_ = ("tasks", "files")
-    tasks, files = (
-        cursor.execute(f"SELECT count(*) FROM {name} WHERE job_id = ?", (ID,)).fetchone()[0] for name in tables_
-    )
-    return tasks, files
+    return world.count("tasks", ID), world.count("files", ID)
 
 
 async def test_recreate_deletes_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,6 +603,8 @@ async def test_taken_keys(world: World) -> None:
     await world.running()
     assert await world.store.taken_keys(ID, ["s/1.tif", "s/2.jpg", "s/99.jpg"]) == {"s/1.tif", "s/2.jpg"}
     assert await world.store.taken_keys("other", ["s/1.tif"]) == set()
+    assert await world.store.taken_keys(ID, ["s/1.tif", "nothing\0"]) == {"s/1.tif"}
+    assert await world.store.tasks(ID, ["nothing\0"]) == []
 
 
 # -- admission --------------------------------------------------------------------------------------
@@ -808,7 +873,7 @@ def test_readers_cannot_write(tmp_path: Path) -> None:
 # -- cost -------------------------------------------------------------------------------------------
 
 
-def plans(db: Db) -> Callable[[str, tuple[Any, ...]], str]:
+def plans(db: FileDb) -> Callable[[str, tuple[Any, ...]], str]:
     def plan(text: str, values: tuple[Any, ...]) -> str:
         cursor = db._connection.cursor()
         cursor.execute(f"EXPLAIN QUERY PLAN {text}", values)
@@ -827,7 +892,7 @@ def test_no_question_scans_or_sorts(tmp_path: Path) -> None:
         for name, sql in vars(owner).items():
             if not isinstance(sql, Sql) or sql.text.startswith("INSERT") or name == "_MACHINES":
                 continue
-            found = plan(sql.text, tuple(sql._literals.get(parameter, 1) for parameter in sql._names))
+            found = plan(sql.text, tuple(sql.literals.get(parameter, 1) for parameter in sql.names))
             scans = [step for step in found.split(" | ") if step.startswith("SCAN") and "VIRTUAL TABLE" not in step]
             assert all("USING" in step for step in scans), (name, found)
             if name not in sorts_few:
@@ -835,12 +900,12 @@ def test_no_question_scans_or_sorts(tmp_path: Path) -> None:
     db.close()
 
 
-async def test_a_list_of_reads_and_writes_is_answered_in_its_order(world: World) -> None:
+async def test_a_list_of_reads_and_writes_is_answered_in_its_order(file_world: FileWorld) -> None:
     """Reads and writes of one list each get their own answer; a read that fails costs the others nothing."""
-    await world.running(2)
+    await file_world.running(2)
     job = {"op": "read", "question": "job", "arguments": [ID]}
     wrong = {"op": "read", "question": "list_jobs", "arguments": [None, None, 5, "not a cursor"]}
-    first, ping, refused, last = await world.served.handle([job, {"op": "ping"}, wrong, job])
+    first, ping, refused, last = await file_world.served.handle([job, {"op": "ping"}, wrong, job])
     assert first == last
     assert msgspec.msgpack.decode(first, type=Job).id == ID
     assert not isinstance(ping, Exception)

@@ -4,12 +4,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from actors.store.engine import Db, make_engine
+from actors.store.engine import FileDb, make_engine
 from actors.store.file_reads import FileReads
 from tests.simulation.chance import Chance
 
 
-class FaultyDisk(Db):
+class FaultyDisk(FileDb):
     """The connection of the writer. What fails is the end of a transaction: nothing of it is kept."""
 
     is_full = False
@@ -19,7 +19,7 @@ class FaultyDisk(Db):
         super().__init__(make_engine(path))
 
     def control(self, text: str) -> None:
-        """As in `Db`."""
+        """As in `FileDb`."""
         if text == "COMMIT":
             if self.is_full:
                 raise _error("database or disk is full", 13, "SQLITE_FULL")
@@ -43,14 +43,14 @@ class FaultyReads(FileReads):
         return super()._answer(question, arguments)
 
 
-class _Unreadable(Db):
+class _Unreadable(FileDb):
     """A connection by which nothing can be read."""
 
     def __init__(self) -> None:
         """There is no file."""
 
     def rows(self, *_: Any) -> Any:
-        """As in `Db`."""
+        """As in `FileDb`."""
         raise _error("disk I/O error", 10, "SQLITE_IOERR")
 
     run = control = rows

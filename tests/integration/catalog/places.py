@@ -12,6 +12,8 @@ import psycopg
 from actors.store import Store
 from actors.store.catalog_rows import Catalog, StorageFile
 from actors.store.catalogs import OwnCatalog, open_catalog
+from actors.store.postgres_reads import PostgresReads
+from actors.store.postgres_writer import PostgresWriter
 from actors.store.writer import LocalWriter, Writer
 
 USER = 7
@@ -88,11 +90,9 @@ def file_row(n: int, user: int = USER, product: str | None = None, category: str
 class Own(Place):
     """The store's own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "arke.db"
-        self.writer = Writer(self.path)
-        self.store = Store(LocalWriter(self.writer), self.path)
-        super().__init__(open_catalog(None, self.store))
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        super().__init__(open_catalog(None, store))
         assert isinstance(self.catalog, OwnCatalog)
 
     async def add(self, *rows: dict[str, Any]) -> None:
@@ -104,6 +104,19 @@ class Own(Place):
             )
             for row in rows
         ])  # fmt: skip
+
+    async def close(self) -> None:
+        await super().close()
+        await self.store.close()
+
+
+class OwnFile(Own):
+    """In SQLite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "arke.db"
+        self.writer = Writer(self.path)
+        super().__init__(Store(LocalWriter(self.writer), self.path))
 
     async def add_export(self, n: int, created_at: int, user: int = USER) -> None:
         with sqlite3.connect(self.path) as connection:
@@ -119,7 +132,33 @@ class Own(Place):
 
     async def close(self) -> None:
         await super().close()
-        await self.store.close()
+        self.writer.close()
+
+
+class OwnPostgres(Own):
+    """In Postgres."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.writer = PostgresWriter(url)
+        super().__init__(Store(self.writer, reads=PostgresReads(url)))
+
+    async def add_export(self, n: int, created_at: int, user: int = USER) -> None:
+        with psycopg.connect(self.url) as connection:
+            connection.execute(
+                "INSERT INTO storage_exports (id, user_id, status, export_type, filter_params, created_at) "
+                "VALUES (%s, %s, 'pending', 'full', '{}', %s)",
+                (self.id(n), self.id(user), created_at),
+            )
+
+    def export(self, n: int) -> dict[str, Any]:
+        with psycopg.connect(self.url) as connection:
+            cursor = connection.execute("SELECT to_jsonb(e) FROM storage_exports e WHERE id = %s", (self.id(n),))
+            ((row,),) = cursor.fetchall()
+        return row | {"filter_params": json.loads(row["filter_params"])}
+
+    async def close(self) -> None:
+        await super().close()
         self.writer.close()
 
 

@@ -12,6 +12,8 @@ from actors.store import Store, client
 from actors.store.catalog_rows import CatalogExport, Selection, StorageFile
 from actors.store.catalogs import OwnCatalog
 from actors.store.file_reads import FileReads
+from actors.store.postgres_reads import PostgresReads
+from actors.store.postgres_writer import PostgresWriter
 from actors.store.served import Served
 from actors.store.writer import Writer
 
@@ -32,12 +34,20 @@ class Owner:
         return answer
 
 
-@pytest.fixture(params=[True, False], ids=["the file", "by the owner"])
+@pytest.fixture(params=["the file", "by the owner", "postgres"])
 async def store(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    """Reading the file, and by way of the process that owns it."""
+    """Reading the file, by way of the process that owns it, and Postgres."""
+    if request.param == "postgres":
+        url = request.getfixturevalue("new_database")()
+        writer = PostgresWriter(url)
+        store = Store(writer, reads=PostgresReads(url))
+        yield store
+        await store.close()
+        writer.close()
+        return
     path = tmp_path / "arke.db"
     served = Served(Writer(path), FileReads(path))
-    store = Store(Owner(served), path if request.param else None)
+    store = Store(Owner(served), path if request.param == "the file" else None)
     yield store
     await store.close()
     await served.close()

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.worker.mods.records import full, schemas
 from worker.errors import BadInput, Unavailable
 from worker.kinds.mods import schemas as schemas_module
+from worker.kinds.mods.__main__ import main as command
 from worker.kinds.mods.fetching import FILES, Official, WrongSum, fetch
 from worker.kinds.mods.schemas import Schemas, find, missing_files
 from worker.kinds.mods.writers import WRITERS
@@ -110,3 +111,13 @@ def test_an_address_that_does_not_answer_is_told(
     with pytest.raises(Unavailable, match=words) as raised:
         fetch(tmp_path, lambda line: None, client=client({"/a.xsd": answer}), files=(A,))
     assert A.url in str(raised.value)
+
+
+def test_the_command_of_the_images_says_why_there_are_none(tmp_path: Path) -> None:
+    """One sentence, which ends the build; that it brings them, the test of the image shows."""
+    assert str(command([])).startswith("usage:")
+    assert str(command([str(tmp_path), "more"])).startswith("usage:")
+    (tmp_path / "file").write_text("")
+    assert str(command([str(tmp_path / "file" / "below")])).startswith(
+        "The folder for the schemas cannot be written to"
+    )

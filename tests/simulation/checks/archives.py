@@ -10,8 +10,8 @@ from actors.rules.model import Job, Task
 from actors.rules.states import TERMINAL_JOBS, Delivery, JobState
 from actors.store.catalog_reads import storage_export
 from actors.store.catalog_rows import ENDS, row_of
-from actors.store.engine import Db
 from actors.store.standing import standing
+from actors.store.statements import Db
 from tests.simulation.checks.facts import EPOCH_S, Book, Facts
 from worker.kinds.zip.source import Member
 

@@ -13,7 +13,7 @@ from actors.rules.model import Job
 from actors.rules.states import JobState
 from actors.store.catalog_rows import CatalogExport
 from actors.store.commit import Commit
-from actors.store.engine import Db
+from actors.store.statements import Db
 from tests.simulation.checks.archives import ArchiveChecks
 from tests.simulation.checks.deliveries import DeliveryChecks
 from tests.simulation.checks.facts import Facts

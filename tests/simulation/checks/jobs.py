@@ -21,8 +21,8 @@ from actors.rules.states import (
 )
 from actors.store import reads
 from actors.store.commit import Commit
-from actors.store.engine import Db, Sql
 from actors.store.standing import standing
+from actors.store.statements import Db, Sql
 from actors.store.tables import TASKS, jobs, tasks
 from tests.simulation.checks.facts import EPOCH_S, Assignment, Book, Facts
 

@@ -30,6 +30,18 @@ def test_computed_defaults_follow_other_settings(tmp_path: Path) -> None:
     assert settings.objects_dir == tmp_path / "objects"
 
 
+def test_where_the_store_is() -> None:
+    """A file, or a database of Postgres, whose URL is a secret."""
+    assert Settings.load({"DATABASE_URL": "sqlite:////var/arke.db"}).store == Path("/var/arke.db")
+    for scheme in ("postgresql", "postgresql+psycopg"):
+        settings = Settings.load({"DATABASE_URL": f"{scheme}://u:word@h/d"})
+        assert settings.store == f"{scheme}://u:word@h/d"
+        assert "word" not in repr(settings) + str(settings.masked())
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.load({"DATABASE_URL": "mysql://u:word@h/d"})
+    assert "word" not in str(caught.value)
+
+
 def test_all_interfaces_are_reached_over_loopback() -> None:
     """A worker on this machine cannot call 0.0.0.0; it gets an address that works."""
     assert Settings.load({"HOST": "0.0.0.0"}).orchestrator_url == "http://127.0.0.1:8787"

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from actors.store.migrations.types import TEXT
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -11,4 +13,4 @@ depends_on = None
 
 def upgrade() -> None:
     """Add the column. The machines that there are were made for one task each."""
-    op.add_column("machines", sa.Column("pool", sa.Text))
+    op.add_column("machines", sa.Column("pool", TEXT))

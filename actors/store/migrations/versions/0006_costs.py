@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from actors.store.migrations.types import TEXT
+
 revision = "0006"
 down_revision = "0005"
 branch_labels = None
@@ -13,7 +15,7 @@ def upgrade() -> None:
     """Add the table and the columns. What was done before has cost nothing that is known."""
     op.create_table(
         "costs",
-        sa.Column("job_id", sa.Text, primary_key=True, nullable=False),
+        sa.Column("job_id", TEXT, primary_key=True, nullable=False),
         sa.Column("machines", sa.Integer, nullable=False),
         sa.Column("spawns", sa.Integer, nullable=False),
         sa.Column("starts", sa.Integer, nullable=False),

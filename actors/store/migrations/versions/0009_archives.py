@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from actors.store.migrations.types import TEXT
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -13,5 +15,5 @@ def upgrade() -> None:
     """Add the columns: jobs of before have no such files."""
     op.add_column("jobs", sa.Column("files_missing", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("bytes_total", sa.BigInteger, nullable=False, server_default="0"))
-    op.add_column("jobs", sa.Column("user_id", sa.Text))
+    op.add_column("jobs", sa.Column("user_id", TEXT))
     op.create_index("jobs_user", "jobs", ["user_id", "state"])

@@ -1,0 +1,116 @@
+"""ray_cluster.yaml, brought up here on Ray's fake provider, with the service in it; and a node of it that is lost."""
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from actors.settings import Settings
+from tests.acceptance.fake_cluster import FakeCluster, freeze, running
+from tests.acceptance.service import eventually
+
+LOST_WITHIN_S = 30.0
+QUICK = {"ALARM_DELAY_TIFF_CONVERSION": "500", "ALARM_DELAY_ERROR_RETRY": "500", "TASK_TIMEOUT_TIFF_CONVERSION": "5000",
+         "BOOT_TIMEOUT_MS": "5000", "MAX_MACHINES": "2"}  # fmt: skip
+
+
+@pytest.mark.soak
+def test_a_cluster_comes_up_serves_and_outlives_a_node(tiff: bytes) -> None:
+    """Both node types are started by the autoscaler, with tokens and certificates; a batch is converted; a node that
+    answers nothing is taken for lost within half a minute, and a batch that came meanwhile is converted by the rest.
+
+    That another node takes its place is not seen: the fake provider has no way to mend one, and keeps it.
+    """
+    begun = time.monotonic()
+    with running(**QUICK) as cluster:
+        eventually(lambda: len(cluster.alive("converter")) == 2, "two converters", 120)
+        _tell("the head and two converters", begun)
+        assert len(cluster.alive()) == 3
+        known = cluster.status_of()
+        assert known.returncode == 0, known.stdout + known.stderr
+        stranger = cluster.status_of(RAY_AUTH_TOKEN_PATH=str(_wrong_token(cluster)))
+        assert stranger.returncode != 0, stranger.stdout
+
+        cluster.deploy()
+        with httpx.Client(base_url=f"http://127.0.0.1:{cluster.port}", timeout=30, trust_env=False) as http:
+            eventually(lambda: _well(http), "the service is well", 120)
+            _tell("the service", begun)
+            _create(cluster, http, "before", tiff)
+            _until_converted(cluster, http, "before")
+            _lose_a_node(cluster, http, tiff)
+            _tell("all of it", begun)
+
+
+def _lose_a_node(cluster: FakeCluster, http: httpx.Client, tiff: bytes) -> None:
+    nodes = cluster.of_type("converter")
+    node = sorted(nodes)[0]
+    begun = time.monotonic()
+    frozen = freeze(nodes, node)
+    try:
+        eventually(lambda: cluster.heard > begun and node not in cluster.alive(), "the node is lost", 60)
+        lost_s = time.monotonic() - begun
+        _tell("a node that answers nothing is lost", begun)
+        _create(cluster, http, "after", tiff)
+    finally:
+        for process in frozen:  # it does not come back
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    _until_converted(cluster, http, "after")
+    _tell("a batch is converted without it", begun)
+    assert lost_s < LOST_WITHIN_S
+
+
+def _tell(what: str, begun: float) -> None:
+    sys.stdout.write(f"{what}: {time.monotonic() - begun:.1f} s\n")
+
+
+def _wrong_token(cluster: FakeCluster) -> Path:
+    path = cluster.folder / "wrong_token"
+    path.write_text("f" * 64)
+    return path
+
+
+def _well(http: httpx.Client) -> bool:
+    try:
+        return http.get("/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _create(cluster: FakeCluster, http: httpx.Client, name: str, tiff: bytes) -> None:
+    for number in range(3):
+        path = _bucket(cluster) / name / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiff)
+    created = eventually(lambda: _accepted(http, name), f"{name} is taken", 60)
+    assert created["batch_id"] == name
+
+
+def _bucket(cluster: FakeCluster) -> Path:
+    settings = Settings.load({}, data_dir=cluster.folder / "data")
+    return settings.objects_dir / settings.r2_bucket
+
+
+def _until_converted(cluster: FakeCluster, http: httpx.Client, name: str) -> None:
+    def over() -> str | None:
+        try:
+            status = http.get(f"/status/{name}")
+        except httpx.HTTPError:
+            return None
+        return str(status.json()["status"]) if status.status_code == 200 and status.json()["completed_at"] else None
+
+    assert eventually(over, f"{name} is over", 60) == "DONE"
+    assert len(list((_bucket(cluster) / name).glob("*.jpg"))) == 3
+
+
+def _accepted(http: httpx.Client, name: str) -> dict[str, str] | None:
+    try:
+        answer = http.post("/batches", json={"batch_id": name, "r2_prefix": f"{name}/"})
+    except httpx.HTTPError:
+        return None
+    said: dict[str, str] = answer.json() if answer.status_code in (200, 202) else {}
+    return said or None

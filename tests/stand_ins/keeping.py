@@ -88,7 +88,11 @@ def _handler(server: KeepingServer) -> type[BaseHTTPRequestHandler]:
             if fault in refusals:
                 self._refuse(*refusals[fault])
             elif fault == "cut":
-                self._answer(206, body[: len(body) // 2], len(body), {"Content-Range": _range(0, body, len(body))})
+                first, last = self._asked()
+                part = body if first is None else body[first : last + 1]
+                self._answer(
+                    206, part[: len(part) // 2], len(part), {"Content-Range": _range(first or 0, part, len(body))}
+                )
             elif fault == "elsewhere":
                 self._answer(206, body, len(body), {"Content-Range": _range(1, body, len(body) + 1)})
             elif fault == "rude":

@@ -93,9 +93,10 @@ class Connections:
                 connection.putheader(name, value)
             connection.endheaders()
             response = connection.getresponse()
-            answer = Answer(
-                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read(most)
-            )
+            body = response.read(most)
+            if len(body) < most and response.length:  # what http.client does not tell where an amount is asked for
+                raise ConnectionAbortedError
+            answer = Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
             # closed: read to its end; below 200 it is no answer yet, and http.client does not wait for that
             is_kept = response.isclosed() and not response.will_close and response.status >= 200
         finally:

@@ -67,7 +67,7 @@ def test_what_passes_is_tried_again(server: KeepingServer, read: Reads, fault: F
 def test_what_does_not_pass_is_given_up(server: KeepingServer, read: Reads, fault: Fault) -> None:
     """After five tries."""
     server.always = fault
-    with pytest.raises(Unavailable, match=r"the object store (did not answer|answered|sent 5120 bytes of 10240)"):
+    with pytest.raises(Unavailable, match=r"the object store (did not answer|answered)"):
         read("a b/ü.txt", 0, 100_000)
     assert len(server.requests) == web.TRIES
 

@@ -183,7 +183,7 @@ OF_THE_STORE: Final = (
         "full_disk_is_success",
         "What the disk has refused is answered like what was written.",
         "actors.store.writer:Writer.execute",
-        "return [_unavailable(error) for _ in requests]",
+        "return [unavailable(error) for _ in requests]",
         "return [None for _ in requests]",
     ),
     _mutant(

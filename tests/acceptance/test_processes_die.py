@@ -55,7 +55,8 @@ def test_kill_is_not_noticed(service: Service, receiver: Receiver, batch: str, v
     and no result, of which some are reported in the moment after the kill."""
     done = next(task for task in service.tasks(batch) if task["status"] == "completed")
     with Traffic(service, batch, done).flowing() as traffic, Hands(service).working() as hands:
-        assert hands.hold(HELD) > 0
+        held = hands.hold(HELD)
+        assert held > 0
         killed = kill(service, batch, QUIET[victim])
         hands.let_go()
         service.until_over(batch)
@@ -65,7 +66,7 @@ def test_kill_is_not_noticed(service: Service, receiver: Receiver, batch: str, v
     assert traffic.not_answered() == []
     assert hands.not_answered() == []
     assert len(traffic.answers) > 20
-    assert len(hands.reports) > HELD
+    assert len(hands.reports) >= held
     check_complete(service, receiver, batch, KEYS)
     hands.check_counted(service.tasks(batch))
 

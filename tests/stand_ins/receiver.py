@@ -138,7 +138,10 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            status, answer = receiver.answer(self.path, self.headers.get("Idempotency-Key"), self._body())
+            if (body := self._body()) is None:  # its sender was killed amid it
+                self.close_connection = True
+                return
+            status, answer = receiver.answer(self.path, self.headers.get("Idempotency-Key"), body)
             encoded = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -146,15 +149,18 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(encoded)
 
-        def _body(self) -> bytes:
+        def _body(self) -> bytes | None:
+            """The body of the request, None where it ends too early."""
             if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                size = int(self.headers.get("Content-Length", "0"))
+                return body if len(body := self.rfile.read(size)) == size else None
             parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
+            while line := self.rfile.readline():
+                parts.append(self.rfile.read(int(line.split(b";")[0], 16)))
                 self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
+                if not parts[-1]:
+                    return b"".join(parts)
+            return None
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing: `told` is there for that."""

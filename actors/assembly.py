@@ -25,7 +25,7 @@ from actors.fleet import SWEEP_MS, TICK_MS, Fleet
 from actors.host import Host, task_environment
 from actors.intake import Intake
 from actors.machines.base import Provider
-from actors.maintenance import admit, expire, read_on, sweep, uploads, wake
+from actors.maintenance import admit, drain, expire, read_on, sweep, uploads, wake
 from actors.maintenance.base import Activator, Report
 from actors.perform import Performer
 from actors.phases import all_phases
@@ -573,6 +573,11 @@ def duties(
         Duty("uploads", 300.0, lambda: uploads.run_once(opened, stored)),
         Duty("sweep", 30.0, lambda: sweep.run_once(way.fleet, settings.data_dir / "logs", now=clock.now())),
     ]
+
+
+def draining(nodes: drain.Nodes, me: str) -> Duty:
+    """The duty that only a cluster has; `me` is the actor that runs it."""
+    return Duty(drain.DUTY, drain.EVERY_S, lambda: drain.run_once(nodes, me=me))
 
 
 async def rounds(duty: Duty) -> None:

@@ -16,11 +16,13 @@ from actors.clock import Clock
 from actors.directory import Directory
 from actors.errors import Unavailable
 from actors.machines import open_provider
+from actors.nodes import NAMESPACE, RayNodes
 from actors.settings import Settings
 from actors.store import Store
 
-NAMESPACE: Final = "arke"
 READY_TIMEOUT_S: Final = 20.0
+LEAVE_S: Final = 5.0
+"""What was begun is answered in this time, before the process of a node that goes ends."""
 OPTIONS: Final[dict[str, Any]] = {
     "namespace": NAMESPACE,
     "lifetime": "detached",
@@ -70,6 +72,7 @@ class Shell:
         self.name, self.settings = name, settings
         telemetry.configure(settings.log_level, settings.log_dir, name)
         self._server: wire.Server | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._opened = asyncio.get_running_loop().create_task(self._open_or_end())
 
     async def ready(self) -> int:
@@ -80,6 +83,21 @@ class Shell:
     async def stop(self) -> None:
         """End this actor for good; its name becomes free."""
         ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
+    async def leave(self) -> None:
+        """End this process in order, for Ray to start the actor again where it may: its node is about to go."""
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._end_in_order())
+
+    async def _end_in_order(self) -> None:
+        telemetry.event("arke.actor_leaves_node", actor=self.name)
+        self._begin_nothing_more()
+        if self._server is not None:
+            await self._server.end(within_s=LEAVE_S)
+        os._exit(1)
+
+    def _begin_nothing_more(self) -> None:
+        """What is asked from now on is refused, for the caller to ask again."""
 
     async def _open(self) -> None:
         raise NotImplementedError(type(self).__name__)
@@ -119,26 +137,29 @@ class HostActor(Shell):
     `archives:{n}` stand and run many jobs."""
 
     async def _open(self) -> None:
-        self._leaving: asyncio.Task[None] | None = None
         opened, way = self._connect(reads_file=False)
         own = self.name.startswith("batch:")
-        host = assembly.host(self.name, self.settings, opened, way, Clock(), self._leave if own else None)
+        host = assembly.host(self.name, self.settings, opened, way, Clock(), self._end if own else None)
         self._host = host
         await self._listen(host.handle)
         if own:
-            self._watcher = asyncio.get_running_loop().create_task(assembly.leave_when_idle(host, self._leave))
+            self._watcher = asyncio.get_running_loop().create_task(assembly.leave_when_idle(host, self._end))
 
-    def _leave(self) -> None:
+    def _begin_nothing_more(self) -> None:
+        self._host.leave()
+
+    def _end(self) -> None:
+        """End for good: the one job of this process is over, or sleeps."""
         me = ray.get_runtime_context().current_actor
 
-        async def leave() -> None:
+        async def end() -> None:
             self._host.leave()
             if self._server is not None:
                 self._server.close()
             me.stop.remote()
 
         if self._leaving is None:
-            self._leaving = asyncio.get_running_loop().create_task(leave())
+            self._leaving = asyncio.get_running_loop().create_task(end())
 
 
 @ray.remote
@@ -167,6 +188,8 @@ class MaintenanceActor(Shell):
     async def _open(self) -> None:
         opened, way = self._connect()
         duties = assembly.duties(self.settings, opened, way, Clock())
+        if not isinstance(self.settings.store, Path):  # it may be one of several nodes
+            duties.append(assembly.draining(RayNodes(), self.name))
         self._rounds = [asyncio.get_running_loop().create_task(assembly.rounds(duty)) for duty in duties]
         await self._listen(_nothing)
 

@@ -93,6 +93,13 @@ class Server:
         for connection in list(self.connections):
             connection.end()
 
+    async def end(self, *, within_s: float) -> None:
+        """`close`, and wait until the last answer was sent, or this time is over."""
+        self.close()
+        deadline = asyncio.get_running_loop().time() + within_s
+        while self.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  (once in its life)
+            await asyncio.sleep(0.02)
+
 
 async def serve(path: Path, handler: Handler) -> Server:
     """Listen at `path`; a file that an earlier process left there is replaced without a gap.

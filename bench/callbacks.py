@@ -1,12 +1,13 @@
 """Durable callbacks per second, beside two floors, in the same run.
 
-    python -m bench.callbacks [--quick] [--repetitions 3] [--fsync-delay-ms 2] [--flat]
+    python -m bench.callbacks [--quick] [--repetitions 3] [--fsync-delay-ms 2] [--flat | --databases]
 
 64 connections post the reports of workers, each task's once, all tasks assigned before; each 200 means that
 the report is on disk. Into one batch, and into sixteen batches (an actor each), in turn with the floors of
 `bench/floor.py`: one behind an ordinary route of FastAPI, and the bare ASGI callable. Medians over the repetitions;
 ratios are service / floor of the same repetition. Beside rates and latencies: fsyncs of the database for a callback,
-and processor seconds of all processes of the service for 1,000.
+and processor seconds of all processes of the service for 1,000. `--databases`: the service on SQLite beside the
+service on Postgres instead (`bench/databases.py`).
 """
 
 import argparse
@@ -15,7 +16,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -58,13 +59,24 @@ class Measured(msgspec.Struct):
     p99_ms: float
     fsyncs: float  # for a callback
     cpu_s: float  # for 1,000 callbacks
+    written: float = 0.0  # transactions of the database for a callback, where they are counted
 
 
 class Bench:
     """The service under test and what measuring needs."""
 
-    def __init__(self, folder: Path, service: Service, fsyncs: Fsyncs, program: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        service: Service,
+        fsyncs: Fsyncs,
+        program: Path,
+        who: str = "service",
+        beside: Callable[[], list[psutil.Process]] = list,
+    ) -> None:
+        """`who`: under which name its fsyncs are counted. `beside`: the processes of its database, if any."""
         self.folder, self.service, self.fsyncs, self.program = folder, service, fsyncs, program
+        self._who, self._beside = who, beside
         self._numbers = itertools.count()
 
     def service_burst(self, batches: int, tasks: int) -> Measured:
@@ -76,9 +88,9 @@ class Bench:
             wait_for(f"{name} running", lambda name=name: self.service.state(name)["state"] == "running")
         taken = asyncio.run(self._take(names))
         *most, last = [list(turn) for turn in zip(*taken, strict=True)]
-        everybody = [one for group in self.service.processes().values() for one in group]
+        everybody = [one for group in self.service.processes().values() for one in group] + self._beside()
         settle(everybody)
-        measured = self._measure("service", self.service.port, [one for turn in most for one in turn], everybody)
+        measured = self._measure(self._who, self.service.port, [one for turn in most for one in turn], everybody)
         send(self.program, self.service.port, last, self.folder)
         for name in names:
             wait_for(f"{name} done", lambda name=name: self.service.state(name)["state"] == "done")
@@ -97,7 +109,8 @@ class Bench:
             return self._measure("floor", port, requests, [process])
 
     def _measure(self, who: str, port: int, requests: list[bytes], processes: list[psutil.Process]) -> Measured:
-        fsyncs, cpu = self.fsyncs.count(who), {process: cpu_seconds([process]) for process in processes}
+        fsyncs, written = self.fsyncs.count(who), self.written()
+        cpu = {process: cpu_seconds([process]) for process in processes}
         result = send(self.program, port, requests, self.folder)
         count = len(requests)
         return Measured(
@@ -106,7 +119,12 @@ class Bench:
             p99_ms=result["p99_ms"],
             fsyncs=(self.fsyncs.count(who) - fsyncs) / count,
             cpu_s=sum(cpu_seconds([one]) - before for one, before in cpu.items() if one.is_running()) / count * 1000,
+            written=(self.written() - written) / count,
         )
+
+    def written(self) -> int:
+        """Writing transactions of the database so far; not counted where its log's fsyncs say the same."""
+        return 0
 
     async def _take(self, names: list[str]) -> list[list[bytes]]:
         """Assign all tasks of the batches, as a machine would; their prepared callbacks."""
@@ -218,10 +236,25 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=None, help="3; 2 with --quick")
     parser.add_argument("--fsync-delay-ms", type=float, default=0.0, help="make every fsync that much slower")
     parser.add_argument("--flat", action="store_true", help="the rate from 1,000 to 100,000 tasks instead")
+    parser.add_argument("--databases", action="store_true", help="the service on SQLite and on Postgres instead")
     options = parser.parse_args()
     repetitions = options.repetitions or (2 if options.quick else 3)
     scale = 4 if options.quick else 1
+    sizes = {"one batch": (1, 20_000 // scale), "sixteen": (16, 20_000 // 16 // scale)}
     begun = time.monotonic()
+    text = _databases(options, repetitions, sizes) if options.databases else _service(options, repetitions, sizes)
+    delay = f", every fsync {options.fsync_delay_ms:g} ms slower" if options.fsync_delay_ms else ""
+    print(f"64 connections, medians of {repetitions}{delay}; {time.monotonic() - begun:.0f} s\n")
+    print(text)
+
+
+def _databases(options: argparse.Namespace, repetitions: int, sizes: dict[str, tuple[int, int]]) -> str:
+    from bench.databases import compared
+
+    return compared(repetitions, sizes, options.fsync_delay_ms)
+
+
+def _service(options: argparse.Namespace, repetitions: int, sizes: dict[str, tuple[int, int]]) -> str:
     with scratch() as folder:
         fsyncs = Fsyncs(folder, options.fsync_delay_ms)
         program = compiled("load.c", folder)
@@ -229,13 +262,8 @@ def main() -> None:
             bench = Bench(folder, service, fsyncs, program)
             bench.service_burst(1, 1000)  # warm: imports, connections, caches
             if options.flat:
-                text = flat(bench, repetitions, (1_000, 10_000, 25_000 if options.quick else 100_000))
-            else:
-                sizes = {"one batch": (1, 20_000 // scale), "sixteen": (16, 20_000 // 16 // scale)}
-                text = compare(bench, repetitions, sizes)
-    delay = f", every fsync {options.fsync_delay_ms:g} ms slower" if options.fsync_delay_ms else ""
-    print(f"64 connections, medians of {repetitions}{delay}; {time.monotonic() - begun:.0f} s\n")
-    print(text)
+                return flat(bench, repetitions, (1_000, 10_000, 25_000 if options.quick else 100_000))
+            return compare(bench, repetitions, sizes)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
  * BENCH_FSYNC_FILE      a file of at least 8 bytes, shared by all processes: the count (uint64).
  * BENCH_FSYNC_DELAY_US  microseconds that each fsync and fdatasync takes longer.
  *
- * Counted are files whose name contains ".db": SQLite's database and its log.
+ * Counted are files whose name contains ".db", SQLite's database and its log, or "/pg_wal/", the log of Postgres.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -36,7 +36,7 @@ static void note(int fd) {
     ssize_t length = count ? readlink(link, name, sizeof name - 1) : -1;
     if (length > 0) {
         name[length] = 0;
-        if (strstr(name, ".db")) __atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
+        if (strstr(name, ".db") || strstr(name, "/pg_wal/")) __atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
     }
     if (delay_us > 0) {
         struct timespec pause = {delay_us / 1000000, delay_us % 1000000 * 1000};

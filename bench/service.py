@@ -130,11 +130,11 @@ class Process:
 
 
 class Service:
-    """The service (or, `what="empty"`, Ray and Serve alone) on a port and a data folder of its own."""
+    """The service (or, `what="empty"`, Ray and Serve alone) on a port and a data folder of its own, `folder/at`."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], what: str = "service") -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], what: str = "service", at: str = "") -> None:
         self.port = free_port()
-        self.data_dir = folder / what
+        self.data_dir = folder / (at or what)
         self.environment = {
             "MACHINE_PROVIDER": "external", "WORKER_KEYS": WORKER_KEY, "LOG_LEVEL": "WARNING", "DASHBOARD": "false",
             **environment,
@@ -142,7 +142,7 @@ class Service:
         self.settings = Settings.load(self.environment, data_dir=str(self.data_dir), port=self.port)
         begun = time.perf_counter()
         arguments = [what, str(self.data_dir), str(self.port)]
-        self._process = Process("bench.driver", arguments, self.environment, folder / f"{what}.log")
+        self._process = Process("bench.driver", arguments, self.environment, folder / f"{self.data_dir.name}.log")
         try:
             self.ready = json.loads(self._process.first_line())
         except BaseException:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,12 @@ def _as_nobody() -> dict[str, Any]:
 class Postgres:
     """A server with its data in a folder; it can be stopped and started again, on the same port."""
 
-    def __init__(self, folder: Path, tools: Path) -> None:
+    def __init__(
+        self, folder: Path, tools: Path, settings: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings`, as `name=value`, over those of QUIET."""
         self._folder, self._tools = folder, tools
+        self._settings, self._environment = [f"--{setting}" for setting in settings], environment
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self.url = f"postgresql://tester:secret-word@127.0.0.1:{self.port}/postgres"
@@ -94,8 +98,9 @@ class Postgres:
         arguments = [self._tools / "postgres", "-D", self._folder / "data", "-p", str(self.port), "-k", self._folder]
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [*arguments, *QUIET], stdout=log, stderr=log, cwd=self._folder, **_as_nobody()
-            )
+                [*arguments, *QUIET, *self._settings], stdout=log, stderr=log, cwd=self._folder,
+                env=None if self._environment is None else {**os.environ, **self._environment}, **_as_nobody(),
+            )  # fmt: skip
         pause = threading.Event()
         for _ in range(READY_S * 10):
             assert self._server.poll() is None, (self._folder / "log").read_text()
@@ -108,6 +113,12 @@ class Postgres:
         """The last line of its file says so when it takes connections."""
         lock = self._folder / "data" / "postmaster.pid"
         return lock.exists() and lock.read_text().splitlines()[-1].strip() == "ready"
+
+    @property
+    def pid(self) -> int:
+        """Of the server; the processes of its connections are its children."""
+        assert self._server is not None
+        return self._server.pid
 
     def stop(self, *, at_once: bool = False) -> None:
         """End it with its connections, as a restart does; or `at_once`, so that its next start recovers."""
@@ -122,21 +133,20 @@ class Postgres:
 
     def hold(self, *, held: bool) -> None:
         """Stop the processes of all connections and the server, or let them go on: it then answers nothing."""
-        assert self._server is not None
-        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
-        for pid in (self._server.pid, *map(int, children)):
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
             os.kill(pid, signal.SIGSTOP if held else signal.SIGCONT)
 
 
 @contextmanager
-def serving() -> Iterator[Postgres]:
+def serving(settings: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Iterator[Postgres]:
     """A new server. Skips the test where there is no program."""
     tools = programs()
     if tools is None:
         pytest.skip(MISSING)
     folder = Path(tempfile.mkdtemp(prefix="arke-postgres-"))  # not pytest's, which only its user may enter
     try:
-        server = Postgres(folder, tools)
+        server = Postgres(folder, tools, settings, environment)
         server.start()
         try:
             yield server

@@ -254,7 +254,8 @@ def _in_postgres(url: str, patience_s: float) -> Store:
     from actors.store.postgres_reads import PostgresReads  # SQL, which most processes do without where it is a file
     from actors.store.postgres_writer import PostgresWriter
 
-    return Store(PostgresWriter(url, patience_s=patience_s), reads=PostgresReads(url, patience_s=patience_s))
+    writer = PostgresWriter(url, patience_s=patience_s)
+    return Store(writer, reads=PostgresReads(url, patience_s=patience_s), end_write=writer.close)
 
 
 def bucket(settings: Settings, kind: str) -> str:

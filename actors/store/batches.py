@@ -43,10 +43,10 @@ _to_json = msgspec.json.Encoder().encode
 
 _AT_CREATION: Final = {"id", "kind", "message", "body_digest", "owner", "created_at", "placement", "user_id"}
 _BY_INTAKE: Final = {"files_total", "files_missing", "bytes_total", "source_cursor"}
-_TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION | _BY_INTAKE]
+TURN_COLUMNS: Final = [name for name in JOBS.columns if name not in _AT_CREATION | _BY_INTAKE]
 _QUEUE_COLUMNS: Final = [name for name in JOBS.columns if name not in {"id", "epoch", "seq", "placement"}]
 _WHEN_PLANNED: Final = {"job_id", "phase", "n", "task_id", "input_r2_key", "output_r2_key"}
-_TASK_COLUMNS: Final = [name for name in TASKS.columns if name not in _WHEN_PLANNED]
+TASK_COLUMNS: Final = [name for name in TASKS.columns if name not in _WHEN_PLANNED]
 
 # Each operation that decides by a job's row holds that row until its transaction ends. NO KEY: charges may refer to it.
 _SELECT_JOB = Sql(
@@ -169,7 +169,7 @@ _TURN = Sql(
         jobs.c.epoch == bindparam("key_epoch"),
         jobs.c.seq == bindparam("former_seq"),
     ),
-    _TURN_COLUMNS,
+    TURN_COLUMNS,
 )
 _SELECT_FENCE = Sql(select(jobs.c.epoch, jobs.c.seq).where(jobs.c.id == bindparam("id")))
 _UPDATE_TASK = Sql(
@@ -178,7 +178,7 @@ _UPDATE_TASK = Sql(
         tasks.c.phase == bindparam("key_phase"),
         tasks.c.n == bindparam("key_n"),
     ),
-    _TASK_COLUMNS,
+    TASK_COLUMNS,
 )
 _UPDATE_TASK_ROW = _UPDATE_TASK.picker(TASKS.columns)
 _DELETE_COSTS = Sql(delete(costs).where(costs.c.job_id == bindparam("id")))

@@ -4,7 +4,7 @@ No SQL is imported here: the process of a batch, which needs little of the store
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -82,20 +82,29 @@ class Store:
     the writer went away: then it may have been applied, and every write may be sent again as it is.
     A read sees every write that was acknowledged before it; it never wakes an actor. With a `path` the file
     is read here (opened at the first read, after the writer has made it; Unavailable before), without one
-    the process that owns it is asked. `reads` is who else answers: where the store is Postgres.
+    the process that owns it is asked. `reads` is who else answers: where the store is Postgres. `end_write` lets go of
+    a write side that is of this store alone, and blocks until what has gathered there is written.
     """
 
     def __init__(
-        self, write: WriteSide, path: Path | None = None, *, inline: bool = False, reads: ReadSide | None = None
+        self,
+        write: WriteSide,
+        path: Path | None = None,
+        *,
+        inline: bool = False,
+        reads: ReadSide | None = None,
+        end_write: Callable[[], None] | None = None,
     ) -> None:
         self._write = write
         self._path, self._inline = path, inline
-        self._reads = reads
+        self._reads, self._end_write = reads, end_write
 
     async def close(self) -> None:
-        """Close the reading side. The writer is not touched."""
+        """Close the reading side, and the write side if it is of this store alone. A second time does nothing."""
         if self._reads is not None:
             await self._reads.close()
+        if self._end_write is not None:
+            await asyncio.to_thread(self._end_write)
 
     async def _read(self, question: str, *arguments: Any) -> Any:
         if self._reads is None:

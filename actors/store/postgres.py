@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from actors.errors import CannotStart
-from actors.store.statements import ADVISORY, Row, Sql, lock_number
+from actors.store.statements import ADVISORY, Compiled, Row, Sql, lock_number
 
 DriverError: Final[type[Exception]] = psycopg.Error
 """The base of everything that the driver raises."""
@@ -129,6 +129,10 @@ class PostgresDb:
         else:
             self._cursor.executemany(text, [order(row) for row in rows])
         return self._cursor.rowcount
+
+    def ask(self, compiled: Compiled, values: Mapping[str, Any]) -> None:
+        """Execute what only Postgres is asked, outside of a transaction: it is on disk then."""
+        self._cursor.execute(compiled.text, compiled.arguments(values), prepare=True)
 
     def rows(self, sql: Sql, values: Mapping[str, Any]) -> list[Row]:
         """All rows."""

@@ -8,6 +8,7 @@ answers by its epoch and seq that it is there.
 import queue
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ import psycopg
 
 from actors import telemetry
 from actors.errors import ArkeError, Unavailable
+from actors.store import turns
 from actors.store.postgres import Fault, Pool, PostgresDb, fault_of, why
 from actors.store.requests import Waiting, carry_out, hand_out, unavailable
 
@@ -30,6 +32,14 @@ AWAY_PAUSE_S: Final = 0.2
 
 _ALONE: Final = frozenset({"admit"})
 """They wait for a lock that all of them need: whoever has it must not wait for rows that others of them hold."""
+
+
+_Way = Callable[[PostgresDb, list[dict[str, Any]]], list[Any]]
+"""How a group is carried out: the answers, once they are on disk."""
+
+
+class _NotSo(Exception):
+    """The group cannot be carried out this way: nothing was written."""
 
 
 class _OneFailed(Exception):
@@ -126,14 +136,17 @@ class PostgresWriter:
             return []
         is_ping = all(request.get("op") == "ping" for request in requests)
         deadline = time.monotonic() + (0.0 if is_ping else self._patience_s)
-        guarded, tries, lost = False, 0, 0
+        ways = [_guarded, _at_once, _as_statement] if turns.are_turns(requests) else [_guarded, _at_once]
+        tries, lost = 0, 0
         while True:
             try:
-                return self._transaction(requests, guarded=guarded)
+                return self._leased(requests, ways[-1])
+            except _NotSo:
+                ways.pop()
             except _OneFailed as failed:
                 if len(requests) == 1:
                     return [failed.answer]
-                guarded = True
+                ways.pop()
             except _GroupFailed as failed:
                 if failed.fault is Fault.CONFLICT and tries < TRIES:
                     tries += 1
@@ -146,19 +159,16 @@ class PostgresWriter:
                 if lost > 1:
                     time.sleep(AWAY_PAUSE_S)
 
-    def _transaction(self, requests: list[dict[str, Any]], *, guarded: bool) -> list[Any]:
-        """Raises _OneFailed (not if `guarded`) and _GroupFailed: then nothing was written, or it is not known."""
+    def _leased(self, requests: list[dict[str, Any]], way: _Way) -> list[Any]:
+        """Raises what the way does, and _GroupFailed: then nothing was written, or it is not known."""
         try:
             with self._pool.leased() as db:
                 try:
-                    db.control("BEGIN")
-                    answers = _guarded(db, requests) if guarded else _at_once(db, requests)
-                    db.commit()
+                    return way(db, requests)
                 except psycopg.Error as error:
                     raise _GroupFailed(fault_of(error, is_connected=db.is_connected), error) from error
         except psycopg.Error as error:  # there was no way to the database
             raise _GroupFailed(Fault.LOST, error) from error
-        return answers
 
 
 class _OfJob(msgspec.Struct):
@@ -185,20 +195,31 @@ def row_of(request: dict[str, Any]) -> str:
     return str(request.get("job_id") or request.get("name") or "")
 
 
+def _as_statement(db: PostgresDb, requests: list[dict[str, Any]]) -> list[Any]:
+    """Of commits only, where all is as they expect. Raises _NotSo."""
+    if not turns.write(db, requests):
+        raise _NotSo
+    return [None] * len(requests)
+
+
 def _at_once(db: PostgresDb, requests: list[dict[str, Any]]) -> list[Any]:
-    """Without savepoints: most groups have none that fails, and each savepoint is two ways to the server and back."""
+    """Without savepoints: most groups have none that fails, and each savepoint is two ways to the server and back.
+    Raises _OneFailed."""
     answers = []
+    db.control("BEGIN")
     for request in requests:
         try:
             answers.append(carry_out(db, request))
         except Exception as error:
             raise _OneFailed(_answer(db, request, error)) from error
+    db.commit()
     return answers
 
 
 def _guarded(db: PostgresDb, requests: list[dict[str, Any]]) -> list[Any]:
     """Each request behind its savepoint, so that one that fails leaves the others applied."""
     answers: list[Any] = []
+    db.control("BEGIN")
     for request in requests:
         db.control("SAVEPOINT request")
         try:
@@ -207,6 +228,7 @@ def _guarded(db: PostgresDb, requests: list[dict[str, Any]]) -> list[Any]:
             answers.append(_answer(db, request, error))
             db.control("ROLLBACK TO request")
         db.control("RELEASE request")
+    db.commit()
     return answers
 
 

@@ -23,8 +23,8 @@ from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.sql.functions import FunctionElement
 
 __all__ = [
-    "ADVISORY", "Compiled", "Db", "Row", "Sql", "delete_some", "is_duplicate", "json_item", "listed",
-    "lock_number", "one_of", "upsert",
+    "ADVISORY", "Compiled", "Db", "Row", "Sql", "delete_some", "for_postgres", "is_duplicate", "json_item",
+    "listed", "lock_number", "one_of", "upsert",
 ]  # fmt: skip
 
 _SQLITE: Final[Dialect] = pysqlite.dialect()
@@ -104,6 +104,11 @@ class Db(Protocol):
 
     def snapshot(self) -> AbstractContextManager[None]:
         """What is read inside is all of one moment. For reads: there is no transaction around it."""
+
+
+def for_postgres(statement: Executable) -> Compiled:
+    """A statement that only Postgres is asked."""
+    return Compiled(statement, None, _POSTGRES)
 
 
 def one_of(column: ColumnElement[str], values: Iterable[str]) -> ColumnElement[bool]:

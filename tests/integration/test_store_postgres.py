@@ -21,7 +21,7 @@ from actors.rules.costs import Charge
 from actors.rules.model import Job
 from actors.rules.states import JobState, TaskStatus
 from actors.settings import Settings
-from actors.store import Commit, Store, batches, catalog, catalog_reads, fleet, postgres_writer, reads, schema, tables
+from actors.store import Commit, batches, catalog, catalog_reads, fleet, postgres_writer, reads, schema, tables
 from actors.store import postgres as driver
 from actors.store.postgres import Fault, Pool, PostgresDb, fault_of, make_postgres_engine
 from actors.store.postgres_reads import PostgresReads
@@ -212,8 +212,6 @@ async def test_a_service_on_postgres(postgres: stand_in.Postgres, tmp_path: Path
     await opened.create(a_job())
     assert await opened.job(ID) == a_job()
     await opened.close()
-    assert isinstance(opened._write, PostgresWriter)
-    opened._write.close()
     away = Settings.load({"DATABASE_URL": "postgresql://u:secret-word@127.0.0.1:1/d"}, data_dir=tmp_path)
     with pytest.raises(CannotStart, match="Connection refused") as refused:
         assembly.check(away)
@@ -501,26 +499,29 @@ async def stored_at_last(world: PostgresWorld, name: str) -> Job:
 
 
 @pytest.mark.parametrize("is_written", [True, False], ids=["after it", "before it"])
+@pytest.mark.parametrize("what", ["commit", "ask"])
 async def test_a_connection_that_is_lost_under_commit(
-    world: PostgresWorld, monkeypatch: pytest.MonkeyPatch, is_written: bool
+    world: PostgresWorld, monkeypatch: pytest.MonkeyPatch, is_written: bool, what: str
 ) -> None:
     """The answer is lost, whether the commit was written or not: the group is sent again, and counts once."""
-    await jobs_of(world, ID)
+    (job,) = await jobs_of(world, ID)
     epoch = await world.store.activate_singleton("fleet")
-    real, lost = PostgresDb.commit, []
+    real, lost = getattr(PostgresDb, what), []
 
-    def losing(self: PostgresDb) -> None:
+    def losing(self: PostgresDb, *arguments: Any) -> None:
         if lost:
-            return real(self)
+            return real(self, *arguments)  # type: ignore[no-any-return]
         lost.append(self)
         if is_written:
-            real(self)
+            real(self, *arguments)
         self.close()
         raise psycopg.OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(PostgresDb, "commit", losing)
+    monkeypatch.setattr(PostgresDb, what, losing)
+    await world.store.commit(Commit(change(job, seq=1)))
     await world.store.commit_machines("fleet", epoch, 1, [], [Charge(job_id=ID, spawns=1)])
     assert (await world.store.costs(ID, 0)).spawns == 1
+    assert (await stored(world)).seq == 1
     assert len(lost) == 1
 
 
@@ -701,18 +702,20 @@ def test_what_follows_from_an_error(state: str, is_connected: bool, fault: Fault
 
 
 def test_a_store_is_closed_while_it_is_idle(new_database: Callable[[], str]) -> None:
-    """Nothing is left connected by a writer and reads that are closed, and what is asked afterwards is Unavailable."""
+    """No connection and no thread is left of a store that is closed, however often; what is asked afterwards is
+    Unavailable."""
 
     async def run() -> None:
         url = new_database()
-        writer = PostgresWriter(url)
-        store = Store(writer, reads=PostgresReads(url))
+        store = assembly.store(Settings.load({"DATABASE_URL": url}))
         await store.create(a_job())
         await store.job(ID)
+        assert [each for each in threading.enumerate() if each.name.startswith("store-")]
         await store.close()
-        writer.close()
+        await store.close()
         with pytest.raises(Unavailable):
             await store.ping()
+        assert not [each for each in threading.enumerate() if each.name.startswith("store-")]
         with psycopg.connect(url) as connection:
             others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'arke' AND datname = %s"
             assert connection.execute(others, (url.rpartition("/")[2],)).fetchone() == (0,)

@@ -169,8 +169,8 @@ OF_THE_STORE: Final = (
         "alarm_not_written",
         "The alarm is in memory alone, and lost on hibernation.",
         "actors.store.batches:_TURN",
-        "_TURN_COLUMNS,",
-        '[name for name in _TURN_COLUMNS if name != "alarm_at"],',
+        "TURN_COLUMNS,",
+        '[name for name in TURN_COLUMNS if name != "alarm_at"],',
     ),
     _mutant(
         "activation_without_epoch",

@@ -14,6 +14,7 @@ from uuid import UUID
 import msgspec
 
 from actors import telemetry
+from actors.bodies import as_object
 from actors.clock import TimeSource
 from actors.errors import Conflict, InvalidInput, NotFound, Unavailable
 from actors.rules.effects import Policy
@@ -116,17 +117,6 @@ def _filters(filters: object, field: str) -> dict[str, Any]:
     if len(msgspec.json.encode(filters)) > MOST_FILTER_BYTES:
         raise InvalidInput(f"{field} must have at most {MOST_FILTER_BYTES} bytes.", field=field)
     return filters
-
-
-def as_object(raw: bytes) -> dict[str, Any]:
-    """A body that is a JSON object. Raises InvalidInput."""
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput("The body is not valid JSON.") from error
-    if not isinstance(body, dict):
-        raise InvalidInput("The body must be a JSON object.")
-    return body
 
 
 def user(value: object, field: str = "user_id") -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from actors import telemetry
+from actors.bodies import as_object
 from actors.clock import TimeSource
 from actors.errors import InvalidInput
 from actors.planning import task_id
@@ -43,7 +44,7 @@ def understand(raw: bytes, format: str | None, *, is_batch: bool, removes_after_
     Raises:
         InvalidInput: with the field named.
     """
-    body = _object(raw)
+    body = as_object(raw)
     wanted = body.get("format", "mods") if format is None else format
     if wanted not in FORMATS:
         raise InvalidInput(f"format must be one of {', '.join(FORMATS)}.", field="format")
@@ -58,16 +59,6 @@ def understand(raw: bytes, format: str | None, *, is_batch: bool, removes_after_
         removes_after_download=removes,
         unknown=tuple(unknown(body.get("options"))),
     )
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput("The body is not valid JSON.") from error
-    if not isinstance(body, dict):
-        raise InvalidInput("The body must be a JSON object.")
-    return body
 
 
 def _pis(body: dict[str, Any]) -> tuple[str, ...]:

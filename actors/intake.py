@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from actors import telemetry
+from actors.bodies import as_object
 from actors.clock import TimeSource
 from actors.errors import BatchExists, Conflict, EmptyBatch, InvalidInput
 from actors.phases import all_phases
@@ -193,15 +194,7 @@ def _understand(raw: bytes | dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 def decode(raw: bytes | dict[str, Any]) -> dict[str, Any]:
     """The message in the body of a creation; what its files say is not checked yet. Raises InvalidInput."""
-    if isinstance(raw, dict):
-        message: Any = raw
-    else:
-        try:
-            message = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInput(f"The body is not valid JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise InvalidInput("The body must be a JSON object.")
+    message = raw if isinstance(raw, dict) else as_object(raw)
     for field in TEXT_FIELDS:
         if message.get(field) is not None and not isinstance(message[field], str):
             raise InvalidInput(f"{field} must be a string.", field=field)

@@ -14,7 +14,6 @@ from actors.store.catalog_rows import COMPLETED, ENDS, CatalogExport, row_of
 from orchestrator import exports
 from orchestrator.routing import Engine
 
-PAGE: Final = 1000
 MOST_SHOWN: Final = 1000
 NO_FILE: Final = "The export has no file, so there is no archive of it."
 MILLISECONDS: Final = 1000
@@ -95,14 +94,14 @@ async def find_row(engine: Engine, export_id: str) -> CatalogExport | None:
     """Its row of the catalog, as its job says by now: the catalog is told later."""
     job = await find_job(engine, export_id)
     if job is not None:
-        return row_of(job, await tasks_of(engine, job)) if job.message["source"] == "catalog" else None
+        return row_of(job, await engine.store.all_tasks(job.id)) if job.message["source"] == "catalog" else None
     return await engine.catalog.export(export_id)
 
 
 async def current(engine: Engine, row: CatalogExport) -> CatalogExport:
     """A row of the catalog as its job says by now. What is over there is over."""
     job = None if row.status in ENDS else await find_job(engine, row.id)
-    return row if job is None else row_of(job, await tasks_of(engine, job))
+    return row if job is None else row_of(job, await engine.store.all_tasks(job.id))
 
 
 async def history(engine: Engine, export_id: str) -> CatalogExport | None:
@@ -112,17 +111,6 @@ async def history(engine: Engine, export_id: str) -> CatalogExport | None:
         return await engine.catalog.export(export_id) if JOB_ID.fullmatch(export_id) else None
     except Unavailable:
         return None
-
-
-async def tasks_of(engine: Engine, job: Job) -> list[Task]:
-    """The parts, in their order."""
-    found: list[Task] = []
-    cursor: str | None = None
-    while True:
-        page, cursor = await engine.store.list_tasks(job.id, limit=PAGE, cursor=cursor)
-        found += page
-        if cursor is None:
-            return found
 
 
 def unknown(export_id: str) -> NotFound:

@@ -12,7 +12,6 @@ from orchestrator.routing import Engine
 
 OF_A_BATCH: Final = re.compile(r"(batch_\d+_[0-9a-f]{8})_mods_\d+")
 ALONE: Final = re.compile(r"export_(?:mods|dc|marcxml)_\d+_[0-9a-f]{8}")
-PAGE: Final = 1000
 WORDS: Final = {
     TaskStatus.PENDING: "processing",
     TaskStatus.PROCESSING: "processing",
@@ -73,17 +72,6 @@ def is_id(text: str) -> bool:
 def is_task_of_a_batch(text: str) -> bool:
     """Whether an export of a batch could have this id."""
     return bool(OF_A_BATCH.fullmatch(text))
-
-
-async def tasks_of(engine: Engine, job: Job) -> list[Task]:
-    """The exports of a batch, in the order in which they were asked for."""
-    found: list[Task] = []
-    cursor: str | None = None
-    while True:
-        page, cursor = await engine.store.list_tasks(job.id, limit=PAGE, cursor=cursor)
-        found += page
-        if cursor is None:
-            return found
 
 
 def batch_view(job: Job, tasks: list[Task]) -> dict[str, Any]:

@@ -74,6 +74,9 @@ class Reads(Protocol):
     ) -> tuple[list[Job], str | None]:
         """Jobs, newest first, and the cursor of the next page."""
 
+    async def all_tasks(self, job_id: str) -> list[Task]:
+        """All tasks of a job that has not many."""
+
     async def list_tasks(
         self, job_id: str, /, *, status: str | None = None, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Task], str | None]:

@@ -1,19 +1,17 @@
 """The end of an archive, told to those who look for it: the index of its parts, and its row of the catalog."""
 
 import asyncio
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from actors.errors import ArkeError, Conflict, InvalidInput
 from actors.rules import archive
 from actors.rules.events import DeliveryEnded
-from actors.rules.model import Job, Task
+from actors.rules.model import Job
 from actors.store import Store
 from actors.store.catalog_rows import Catalog, row_of
 from worker.errors import WorkerError
-
-PAGE: Final = 1000
 
 
 class Objects(Protocol):
@@ -34,7 +32,7 @@ class CatalogChannel:
             now = await self._store.job(job.id)
             if now is None or now.run != run:  # a new run has begun, and will tell its own end
                 return DeliveryEnded(run=run, outcome="delivered")
-            tasks = await self._tasks(job)
+            tasks = await self._store.all_tasks(job.id)
             has_index = archive.result_key(job) == archive.index_key(job)
             if has_index and job.removed_since is None:  # else it would stay, for nobody removes twice
                 index = msgspec.json.format(msgspec.json.encode(archive.index(job, tasks)))
@@ -46,12 +44,3 @@ class CatalogChannel:
         except (ArkeError, WorkerError, OSError) as error:
             return DeliveryEnded(run=run, outcome="retry", message=f"The catalog was not told: {error}")
         return DeliveryEnded(run=run, outcome="delivered")
-
-    async def _tasks(self, job: Job) -> list[Task]:
-        found: list[Task] = []
-        cursor: str | None = None
-        while True:
-            page, cursor = await self._store.list_tasks(job.id, limit=PAGE, cursor=cursor)
-            found += page
-            if cursor is None:
-                return found

@@ -55,6 +55,8 @@ _decoders: Final = {question: msgspec.msgpack.Decoder(answer).decode for questio
 
 FILES_AT_ONCE: Final = 1_000  # of one request, so that a long list holds up no commit
 
+TASKS_AT_ONCE: Final = 1_000
+
 PATIENCE_S: Final = 10.0
 PAUSE_S: Final = 0.1
 
@@ -344,6 +346,14 @@ class Store:
     ) -> tuple[list[Task], str | None]:
         """A page of tasks and the cursor of the next one. Raises InvalidInput for a wrong cursor."""
         return await self._read("list_tasks", job_id, status, limit, cursor)
+
+    async def all_tasks(self, job_id: str) -> list[Task]:
+        """All tasks of a job that has not many, in their order, page by page."""
+        found, cursor = await self.list_tasks(job_id, limit=TASKS_AT_ONCE)
+        while cursor is not None:
+            page, cursor = await self.list_tasks(job_id, limit=TASKS_AT_ONCE, cursor=cursor)
+            found += page
+        return found
 
     async def count_tasks(self, job_id: str, phase: int, run: int) -> dict[str, int]:
         """How many tasks of the run have each status: counted, for checks (invariant 7). Of an earlier run there

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from actors.archives import TYPES, ArchiveRequest, as_object, of_type, understand, user
+from actors.archives import TYPES, ArchiveRequest, of_type, understand, user
+from actors.bodies import as_object
 from actors.errors import Conflict, Expired, InvalidInput, NotFound
 from actors.rules import archive
 from actors.sources.base import check_key

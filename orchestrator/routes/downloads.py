@@ -13,7 +13,7 @@ from actors.rules import archive as archive_rules
 from actors.rules.model import Job, Task
 from actors.store.catalog_rows import CatalogExport
 from orchestrator import archives, downloads, zipping
-from orchestrator.exports import batch_view, file_name, find, find_batch, is_id, is_task_of_a_batch, tasks_of, word
+from orchestrator.exports import batch_view, file_name, find, find_batch, is_id, is_task_of_a_batch, word
 from orchestrator.routes.base import Caller, Downloader, EngineOf, failures
 from orchestrator.routing import Engine
 from worker import errors as worker_errors
@@ -65,7 +65,7 @@ async def _archive_of(export_id: str, request: Request, engine: Engine) -> Respo
         return await _stored_archive(request, engine, job.r2_key or "")
     if len(archive_rules.parts(job)) == 1:
         return await _stored_archive(request, engine, archive_rules.archive_key(job, 0, 1))
-    tasks = await archives.tasks_of(engine, job)
+    tasks = await engine.store.all_tasks(job.id)
     body = msgspec.json.format(msgspec.json.encode(archive_rules.index(job, tasks)))
     name = archive_rules.index_key(job).rpartition("/")[2]
     return Response(
@@ -95,7 +95,7 @@ async def _stored_archive(request: Request, engine: Engine, key: str) -> Respons
 async def download_batch(batch_id: str, request: Request, engine: EngineOf, owner: Caller) -> Response:
     """The files of the successful exports of a batch, as one ZIP. Its length is not known before."""
     job = await find_batch(engine, batch_id)
-    tasks = await tasks_of(engine, job)
+    tasks = await engine.store.all_tasks(job.id)
     view = batch_view(job, tasks)
     if view["processing"] or not view["completed"]:
         status = "processing" if view["processing"] else "error"

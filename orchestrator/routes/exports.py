@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from actors import exports
-from orchestrator.exports import ExportBatchStatus, batch_view, find_batch, tasks_of
+from orchestrator.exports import ExportBatchStatus, batch_view, find_batch
 from orchestrator.routes.base import Caller, EngineOf, failures, json_body, read_body, respond
 from orchestrator.routing import Engine
 
@@ -102,7 +102,7 @@ async def export_batch(request: Request, engine: EngineOf, owner: Caller) -> Res
 async def batch_status(batch_id: str, engine: EngineOf, owner: Caller) -> Response:
     """Where a batch of exports is."""
     job = await find_batch(engine, batch_id)
-    return respond(batch_view(job, await tasks_of(engine, job)))
+    return respond(batch_view(job, await engine.store.all_tasks(job.id)))
 
 
 async def _one(request: Request, engine: Engine, owner: str | None, format: str | None) -> Response:

@@ -81,10 +81,10 @@ async def status(job_id: str, engine: EngineOf, owner: Caller) -> Response:
             return respond(archives.of_row(row, engine.now()))
         raise exports.unknown() if exports.is_id(job_id) else no_batch(job_id) from None
     if job.kind == "exports":
-        return respond(exports.batch_view(job, await exports.tasks_of(engine, job)))
+        return respond(exports.batch_view(job, await engine.store.all_tasks(job.id)))
     costs = {"costs": costs_view(job, await engine.costs(job.id))}
     if job.kind == "archive":
-        return respond(archives.view(job, await archives.tasks_of(engine, job), engine.now()) | costs)
+        return respond(archives.view(job, await engine.store.all_tasks(job.id), engine.now()) | costs)
     if job.kind == "export":
         return respond(exports.view(*await exports.find(engine, job_id)) | costs)
     return respond(job_view(job) | costs)

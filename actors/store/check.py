@@ -4,7 +4,7 @@ sentence. No sentence has a password in it."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine
@@ -13,6 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from actors.errors import CannotStart
 from actors.store import schema
 from actors.store.engine import DriverError, make_engine
+
+_NO_RIGHT: Final = "42501"
 
 
 class Versions(NamedTuple):
@@ -89,4 +91,15 @@ def _away(place: str, error: Exception) -> str:
     from actors.store.postgres import why
 
     reason = why(getattr(error, "orig", None) or error).rstrip(".")
-    return f"The database {place} cannot be used ({reason}). Start it, or set DATABASE_URL to the right one."
+    return f"The database {place} cannot be used ({reason}). {_mend(error, reason)}"
+
+
+def _mend(error: Exception, reason: str) -> str:
+    """What to do. A connection that is refused has no SQLSTATE: it is known by the server's words, if English."""
+    if getattr(getattr(error, "orig", None) or error, "sqlstate", None) == _NO_RIGHT:
+        return "Let its user create tables, or run `arke db upgrade` as one who may."
+    if "authentication" in reason or "role " in reason:
+        return "Set DATABASE_URL to the right user and password."
+    if "does not exist" in reason:
+        return "Create it, or set DATABASE_URL to the right one."
+    return "Start it, or set DATABASE_URL to the right one."

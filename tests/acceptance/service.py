@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import httpx
 import psutil
+import psycopg
 
 from actors import wire
 from actors.settings import Settings
@@ -40,7 +41,7 @@ QUICK: Final[Mapping[str, str]] = {
 }
 """Short times, so that what waits for a deadline does not wait long; and a limit that a small body is over."""
 STANDING: Final[Mapping[str, int]] = {
-    "StoreActor": 1, "FleetActor": 1, "MaintenanceActor": 1, "ServeController": 1, "haproxy": 1,
+    "FleetActor": 1, "MaintenanceActor": 1, "ServeController": 1, "haproxy": 1,
     "gcs_server": 1, "raylet": 1, "ServeReplica:arke:front": 2,
 }  # fmt: skip
 """Role to the number of processes that always run."""
@@ -195,10 +196,16 @@ class Service:
     def roles_missing(self) -> list[str]:
         """What should run and does not, or does not answer."""
         roles = pids_by_role(self.processes())
-        counts = {**STANDING, "WarmWorker": self.settings.max_machines}
+        counts = {**STANDING, "StoreActor": int(self._has_file), "WarmWorker": self.settings.max_machines}
+        actors = ("store", "fleet", "maintenance") if self._has_file else ("fleet", "maintenance")
         missing = [role for role, number in counts.items() if len(roles.get(role, [])) < number]
-        missing += [name for name in ("store", "fleet", "maintenance") if not self._listens(name)]
+        missing += [name for name in actors if not self._listens(name)]
         return missing if missing or self._healthy() else ["health"]
+
+    @property
+    def _has_file(self) -> bool:
+        """Whether the store is a file, which one process owns."""
+        return isinstance(self.settings.store, Path)
 
     def settle(self, within_s: float = PATIENCE_S) -> None:
         """Wait until all that stands always stands again."""
@@ -278,8 +285,12 @@ class Service:
 
     def rows(self, question: str, *values: str) -> list[tuple[Any, ...]]:
         """What the database says while the front cannot be asked, or of what it does not tell."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.settings.store}?mode=ro", uri=True)) as database:
-            return database.execute(question, values).fetchall()
+        store = self.settings.store
+        if isinstance(store, Path):
+            with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
+                return database.execute(question, values).fetchall()
+        with psycopg.connect(store) as connection:
+            return connection.execute(question.replace("?", "%s").encode(), values).fetchall()
 
     def callback_path(self, batch: str, task: str, *, run: int = 1, attempt: int = 1) -> str:
         """The signed address of an attempt, without the base."""

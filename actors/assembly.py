@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import ipaddress
+import os
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ from actors.intake import Intake
 from actors.machines.base import Provider
 from actors.maintenance import admit, drain, expire, read_on, sweep, uploads, wake
 from actors.maintenance.base import Activator, Report
+from actors.network import Network, Tls
 from actors.perform import Performer
 from actors.phases import all_phases
 from actors.presigning import Presigner
@@ -131,11 +133,23 @@ def check(settings: Settings) -> None:
         raise CannotStart(f"In {settings.data_dir}: {error}") from error
     except OSError as error:
         raise CannotStart(f"{settings.callback_secret_file} cannot be used ({error.strerror}).") from error
+    if settings.arke_cluster:
+        _check_cluster(settings)
     if settings.machine_provider == "fly":
         check_fly(settings)
     check_store(settings.store)
     if settings.catalog_url:
         _check_catalog(settings.catalog_url)
+
+
+def _check_cluster(settings: Settings) -> None:
+    """What all nodes must have in common. Raises CannotStart."""
+    if not settings.callback_secret:
+        raise CannotStart("CALLBACK_SECRET must be set in a cluster, to the same on all nodes.")
+    try:
+        network(settings)
+    except OSError as error:
+        raise CannotStart(f"Ray's certificates cannot be used ({error.strerror or type(error).__name__}).") from error
 
 
 def _check_catalog(url: str) -> None:
@@ -325,7 +339,18 @@ def directory(settings: Settings, opened: Store, ensure: Ensure) -> Directory:
         max_active=settings.max_active_batches,
         small_tasks=settings.small_batch_tasks,
         hosts=settings.shared_hosts,
+        network=network(settings),
     )
+
+
+def network(settings: Settings) -> Network | None:
+    """How actors reach each other between nodes; None on one host, where they have sockets in a folder.
+
+    Raises OSError where Ray's certificates are to be used and cannot be read.
+    """
+    if not settings.arke_cluster:
+        return None
+    return Network(secrets(settings), tls=Tls.of_ray(os.environ), ports=settings.cluster_ports)
 
 
 class ObjectStore(worker_objects.ObjectStore, Uploads, Protocol):
@@ -614,7 +639,10 @@ async def leave_when_idle(host: Host, leave: Callable[[], None], every_s: float 
 
 async def leave_when_displaced(is_in_place: Callable[[], bool], leave: Callable[[], None]) -> None:
     """Leave once nobody comes here any more who asks for this actor. If it is the one that should be asked, Ray starts
-    it again; if another one has its name, nothing is lost."""
+    it again; if another one has its name, nothing is lost.
+
+    For sockets in a folder. In a cluster nobody takes an actor's address from it: who asks has the address from Ray,
+    which tells the one that it has started last, and Ray ends the processes of a node that it has taken for dead."""
     while is_in_place():  # noqa: ASYNC110  (a file, which sends no event)
         await asyncio.sleep(PLACE_LOOK_S)
     telemetry.warning("arke.place_taken")

@@ -1,15 +1,18 @@
 """Where a job lives, and how to reach it: find, activate, call; what to do when an actor dies under a call.
 
-The hot way is a unix socket per actor; Ray is asked only to create an actor or to find it after a
-death. A process that dies under a call is not the caller's problem: the call is repeated for 10 s.
+The hot way is a unix socket per actor, in a cluster an address that it tells; Ray is asked only to create an actor, or
+to find it after a death. A process that dies under a call is not the caller's problem: the call is repeated for 10 s.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
-from actors import telemetry, wire
+from actors import telemetry
 from actors.errors import ArkeError, NotFound, Unavailable
+from actors.lines import Lines
+from actors.network import Address, Network
 from actors.rules.model import Job
 from actors.rules.placement import shared_host, standing_host
 from actors.rules.states import TERMINAL_JOBS
@@ -21,17 +24,22 @@ LONGEST_PAUSE_S: Final = 0.5
 PLACEMENTS: Final = 20_000
 """Placements remembered by one process; they change only with a new run."""
 
-Ensure = Callable[[str], Awaitable[None]]
-"""Make sure that the actor of this name runs; returns when it listens. Raises Unavailable."""
+Ensure = Callable[[str], Awaitable[Address | None]]
+"""Make sure that the actor of this name runs; returns when it listens: the address, None for a unix socket. Raises
+Unavailable."""
 
 
 class Directory:
     """One process's way to all actors."""
 
-    def __init__(self, *, store: Store, run_dir: Any, ensure: Ensure, max_active: int, small_tasks: int, hosts: int):
-        self._store, self._run_dir, self._ensure = store, run_dir, ensure
+    def __init__(
+        self, *, store: Store, run_dir: Path, ensure: Ensure, max_active: int, small_tasks: int, hosts: int,
+        network: Network | None = None,
+    ):  # fmt: skip
+        """`network`: how actors of other nodes are reached; None where all are on this host."""
+        self._store, self._ensure = store, ensure
         self._max_active, self._small_tasks, self._hosts = max_active, small_tasks, hosts
-        self._clients: dict[str, wire.Client] = {}
+        self._lines = Lines(run_dir, network, self.ensure)
         self._placements: dict[str, str] = {}
         self._ensuring: dict[str, asyncio.Task[None]] = {}
         self._waking: set[asyncio.Task[None]] = set()
@@ -85,7 +93,7 @@ class Directory:
         """Make sure that an actor runs, once however many ask at the same time."""
         running = self._ensuring.get(actor)
         if running is None:
-            running = asyncio.get_running_loop().create_task(_once(self._ensure, actor))
+            running = asyncio.get_running_loop().create_task(self._ensure_once(actor))
             self._ensuring[actor] = running
             running.add_done_callback(lambda _: self._ensuring.pop(actor, None))
         await asyncio.shield(running)
@@ -139,31 +147,23 @@ class Directory:
     ) -> Any:
         actor = await where()
         try:
-            return await self._send(actor, request, own_connection)
+            return await self._lines.call(actor, request, own_connection=own_connection)
         except ConnectionError:
             self._placements.pop(forget or "", None)
             if await where() == actor:  # by its row it still lives there: it died, or sleeps
                 await self.ensure(actor)
             raise
-
-    async def _send(self, actor: str, request: dict[str, Any], own_connection: bool) -> Any:
-        if own_connection:
-            return await wire.call_once(wire.socket_path(self._run_dir, actor), request)
-        client = self._clients.get(actor) or self._connect(actor)
-        try:
-            return await client.call(request)
-        except ConnectionError:
-            self._drop(actor, client)
+        except Unavailable:
+            self._lines.doubt(actor)  # one that was overtaken may say so for ever: is it still the one?
             raise
 
-    def _connect(self, actor: str) -> wire.Client:
-        path = wire.socket_path(self._run_dir, actor)
-        client = self._clients[actor] = wire.Client(path, on_end=lambda: self._drop(actor, client))
-        return client
-
-    def _drop(self, actor: str, client: wire.Client) -> None:
-        if self._clients.get(actor) is client:
-            del self._clients[actor]
+    async def _ensure_once(self, actor: str) -> None:
+        try:
+            self._lines.told(actor, await self._ensure(actor))
+        except ArkeError:
+            raise
+        except Exception as error:  # whatever Ray says of an actor that is dying or starting: ask again
+            raise Unavailable(retry_after_s=1) from error
 
 
 def _always(actor: str) -> Callable[[], Awaitable[str]]:
@@ -171,12 +171,3 @@ def _always(actor: str) -> Callable[[], Awaitable[str]]:
         return actor
 
     return where
-
-
-async def _once(ensure: Ensure, actor: str) -> None:
-    try:
-        await ensure(actor)
-    except ArkeError:
-        raise
-    except Exception as error:  # whatever Ray says of an actor that is dying or starting: ask again
-        raise Unavailable(retry_after_s=1) from error

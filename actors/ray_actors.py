@@ -1,7 +1,8 @@
 """The Ray shells: names, options, and a process for each part of the engine. No logic.
 
-Ray creates, names and restarts these actors. All that is hot goes through the unix socket that each
-of them listens on (`actors.wire`), so a Ray call is made only to create one and to wait until it listens.
+Ray creates, names and restarts these actors. All that is hot goes through the unix socket that each of them listens
+on (`actors.wire`), or in a cluster an address of its node (`actors.network`). So a Ray call is made only to create one,
+to wait until it listens, and to be told where.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from actors.clock import Clock
 from actors.directory import Directory
 from actors.errors import Unavailable
 from actors.machines import open_provider
+from actors.network import Address
 from actors.nodes import NAMESPACE, RayNodes
 from actors.settings import Settings
 from actors.store import Store
@@ -40,11 +42,12 @@ def make_ensure(settings: Settings, me: str | None = None) -> Any:
     done, and one that is ending answers nothing.
     """
 
-    async def ensure(name: str) -> None:
+    async def ensure(name: str) -> Address | None:
         if name == me:
             raise Unavailable(retry_after_s=1)
         actor = SHELLS[name.split(":")[0]].options(name=name, **OPTIONS).remote(name, settings)
-        await asyncio.wait_for(actor.ready.remote(), READY_TIMEOUT_S)
+        told: Address | None = await asyncio.wait_for(actor.ready.remote(), READY_TIMEOUT_S)
+        return told
 
     return ensure
 
@@ -71,14 +74,15 @@ class Shell:
     def __init__(self, name: str, settings: Settings):
         self.name, self.settings = name, settings
         telemetry.configure(settings.log_level, settings.log_dir, name)
-        self._server: wire.Server | None = None
+        self._server: wire.Served | None = None
+        self._address: Address | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._opened = asyncio.get_running_loop().create_task(self._open_or_end())
 
-    async def ready(self) -> int:
-        """Returns the process id once it listens."""
+    async def ready(self) -> Address | None:
+        """Once it listens, where: None on its unix socket."""
         await asyncio.shield(self._opened)
-        return os.getpid()
+        return self._address
 
     async def stop(self) -> None:
         """End this actor for good; its name becomes free."""
@@ -110,8 +114,18 @@ class Shell:
             os._exit(1)
 
     async def _listen(self, handler: Any) -> None:
-        self._server = await wire.serve(wire.socket_path(self.settings.run_dir, self.name), handler)
-        watching = assembly.leave_when_displaced(self._server.is_in_place, lambda: os._exit(1))
+        network = assembly.network(self.settings)
+        if network is None:
+            await self._listen_here(handler)
+            return
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        listening = await network.listen(host, self.name, handler)
+        self._server, self._address = listening, listening.address
+
+    async def _listen_here(self, handler: Any) -> None:
+        listening = await wire.serve(wire.socket_path(self.settings.run_dir, self.name), handler)
+        self._server = listening
+        watching = assembly.leave_when_displaced(listening.is_in_place, lambda: os._exit(1))
         self._place = asyncio.get_running_loop().create_task(watching)
 
     def _connect(self, *, reads_file: bool = True) -> tuple[Store, Directory]:
@@ -121,14 +135,14 @@ class Shell:
 
 @ray.remote
 class StoreActor(Shell):
-    """Owns the SQLite file: every commit of the service goes through this process."""
+    """Owns the SQLite file: every commit of the service goes through this process. Who reads it is on its host."""
 
     async def _open(self) -> None:
         from actors.store.served import Served  # SQL: this process alone needs it at its start
 
         assert isinstance(self.settings.store, Path)
         served = await asyncio.to_thread(Served.open, self.settings.store)
-        await self._listen(served.handle)
+        await self._listen_here(served.handle)
 
 
 @ray.remote

@@ -115,6 +115,17 @@ class Settings:
     environment: str = _text(
         "development", "POST /test exists in development only.", choices=("development", "staging", "production")
     )
+    arke_cluster: bool = _flag(
+        False,
+        "The service is on several nodes of a Ray cluster: its actors reach each other over TCP. Set on every node by "
+        "`orchestrator.cluster`; wants CALLBACK_SECRET.",
+    )
+    arke_cluster_ports: str | None = _text(
+        None,
+        "Ports on which the actors of a node listen in a cluster, as 21000-21999: one for each batch, and ten.",
+        pattern="[0-9]{4,5}-[0-9]{4,5}",
+        computed="any that is free",
+    )
     dashboard: bool = _flag(True, "Start Ray's dashboard, on loopback.")
     log_level: str = _text("INFO", "Least level that is logged.", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
 
@@ -401,6 +412,10 @@ class Settings:
         }
         for name, value in computed.items():
             object.__setattr__(self, name, value)
+        if self.arke_cluster_ports:
+            first, last = map(int, self.arke_cluster_ports.split("-"))
+            if not 1024 <= first <= last <= 65_535:
+                raise InvalidSetting("ARKE_CLUSTER_PORTS", "two ports from 1024 to 65535, the lower one first")
         if self.uses_s3 and not (self.r2_access_key_id and self.r2_secret_access_key):
             raise InvalidSetting(
                 "R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY", "set where R2_ACCOUNT_ID or R2_ENDPOINT_URL is"
@@ -426,6 +441,14 @@ class Settings:
         """Those of one kind, else those of all."""
         every = self.fly_app_names or (self.fly_app_name,)
         return tuple(dict.fromkeys(names or ((name,) if name else every)))
+
+    @property
+    def cluster_ports(self) -> range | None:
+        """The ports on which actors listen in a cluster; None: any."""
+        if not self.arke_cluster_ports:
+            return None
+        first, last = map(int, self.arke_cluster_ports.split("-"))
+        return range(first, last + 1)
 
     @property
     def objects_dir(self) -> Path:

@@ -1,4 +1,6 @@
-"""Lists of requests over a unix socket: the two hot hops, front → actor and actor → store.
+"""Lists of requests over a connection: the two hot hops, front → actor and actor → store.
+
+On one host the connection is a unix socket; between the nodes of a cluster it is made by `actors.network`.
 
 A frame is 4 bytes of length (big endian) and a msgpack list. A client has one list in flight; what
 gathers meanwhile goes with the next, so that the more there is to do, the less each request costs.
@@ -15,7 +17,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -37,6 +39,10 @@ class WireDown(ConnectionError):
     """The other side is not there, or went away before it answered: the request may have taken effect or not."""
 
 
+class Refused(WireDown):
+    """Somebody is there, but not for us, or not the one that was meant. The request has not taken effect."""
+
+
 class FrameTooLarge(ValueError):
     """A frame announces more than MAX_FRAME_BYTES: this is not our protocol."""
 
@@ -50,13 +56,66 @@ def socket_path(run_dir: Path, actor_name: str) -> Path:
     return run_dir / f"{hashlib.sha256(actor_name.encode()).hexdigest()[:20]}.sock"
 
 
-class Server:
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class Way(Protocol):
+    """How a client comes to one actor."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    async def connect(self, protocol: Callable[[], P]) -> P:
+        """A new connection, which the other side has accepted. Raises Refused, or another OSError: nobody is there."""
+
+
+class UnixWay:
+    """The way to what listens at a path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.name = path, path.name
+
+    async def connect(self, protocol: Callable[[], P]) -> P:
+        """As `Way.connect`; whoever may open the file is accepted."""
+        loop = asyncio.get_running_loop()
+        _, made = await loop.create_unix_connection(protocol, os.fspath(self._path))
+        return made
+
+
+class Served:
+    """What listens under a name, and its connections."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.connections: set[_Caller] = set()
+        self.listening: asyncio.Server | None = None
+
+    def protocol(self, handler: Handler) -> asyncio.Protocol:
+        """What speaks on a new connection."""
+        return _Caller(self, self.name, handler)
+
+    def close(self) -> None:
+        """Listen no more, and end the connections: each after the answers that it still has to get."""
+        if self.listening is not None:
+            self.listening.close()
+        for connection in list(self.connections):
+            connection.end()
+
+    async def end(self, *, within_s: float) -> None:
+        """`close`, and wait until the last answer was sent, or this time is over."""
+        self.close()
+        deadline = asyncio.get_running_loop().time() + within_s
+        while self.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  (once in its life)
+            await asyncio.sleep(0.02)
+
+
+class Server(Served):
     """What listens at a path, and its connections."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path.name)
         self.path = path
-        self.connections: set[_Served] = set()
-        self.listening: asyncio.Server | None = None
         self._file: int | None = None
 
     async def listen(self, handler: Handler) -> None:
@@ -75,30 +134,13 @@ class Server:
         except FileNotFoundError:
             return False
 
-    def protocol(self, handler: Handler) -> asyncio.Protocol:
-        """What speaks on a new connection."""
-        return _Served(self, self.path.name, handler)
-
     def close(self) -> None:
-        """Listen no more, and end the connections: each after the answers that it still has to get.
-
-        The file goes too, unless another process listens at the path meanwhile.
-        """
-        if self.listening is not None:
-            self.listening.close()
+        """As `Served.close`. The file goes too, unless another process listens at the path meanwhile."""
         with contextlib.suppress(FileNotFoundError):
             if self._file is not None and self.path.stat().st_ino == self._file:
                 self.path.unlink()
         self._file = None
-        for connection in list(self.connections):
-            connection.end()
-
-    async def end(self, *, within_s: float) -> None:
-        """`close`, and wait until the last answer was sent, or this time is over."""
-        self.close()
-        deadline = asyncio.get_running_loop().time() + within_s
-        while self.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  (once in its life)
-            await asyncio.sleep(0.02)
+        super().close()
 
 
 async def serve(path: Path, handler: Handler) -> Server:
@@ -155,10 +197,10 @@ class _Frames(asyncio.Protocol):
             self._transport.close()
 
 
-class _Served(_Frames):
+class _Caller(_Frames):
     """A caller's connection: a list, its answers, the next list."""
 
-    def __init__(self, server: Server, name: str, handler: Handler) -> None:
+    def __init__(self, server: Served, name: str, handler: Handler) -> None:
         super().__init__()
         self._server, self._name, self._handler = server, name, handler
         self._answering: asyncio.Task[None] | None = None
@@ -293,19 +335,25 @@ def unwrap(reply: dict[str, Any]) -> Any:
 
 
 class _Link(_Frames):
-    """A client's connection: hands on each frame, and once, that it has ended."""
+    """A client's connection: hands on each frame, and that it has ended."""
 
     def __init__(self, received: "Callable[[_Link, bytes], None]", ended: "Callable[[_Link, str], None]") -> None:
         super().__init__()
         self._received, self._ended = received, ended
+        self.over: str | None = None
+        """Why it has ended, for who was not yet there to be told."""
 
     def eof_received(self) -> None:
         """Called by the loop, which then closes the connection: known now, a step before it is closed."""
-        self._ended(self, "the connection has ended")
+        self._end("the connection has ended")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._ended(self, str(exc) if exc else "the connection has ended")
+        self._end(str(exc) if exc else "the connection has ended")
+
+    def _end(self, why: str) -> None:
+        self.over = self.over or why
+        self._ended(self, why)
 
     def _go_on(self) -> None:
         try:
@@ -313,7 +361,7 @@ class _Link(_Frames):
                 self._received(self, body)
         except (FrameTooLarge, msgspec.MsgspecError, WireDown) as error:
             self.close()
-            self._ended(self, str(error) or type(error).__name__)
+            self._end(str(error) or type(error).__name__)
 
 
 class Client:
@@ -324,8 +372,10 @@ class Client:
     called when the connection has ended while nobody waited for an answer.
     """
 
-    def __init__(self, path: Path, *, max_waiting: int = 10_000, on_end: Callable[[], None] | None = None) -> None:
-        self._path = path
+    def __init__(
+        self, where: Path | Way, *, max_waiting: int = 10_000, on_end: Callable[[], None] | None = None
+    ) -> None:
+        self._way: Way = UnixWay(where) if isinstance(where, Path) else where
         self._on_end = on_end
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[msgspec.Raw, asyncio.Future[Any]]] = deque()
@@ -333,6 +383,7 @@ class Client:
         self._link: _Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._busy = False  # a list is out, or about to be sent
+        self._since = 0.0
         self._soon: asyncio.Handle | None = None
         self._closed = False
 
@@ -340,7 +391,7 @@ class Client:
         """The answer to `request`.
 
         Raises the ArkeError that the handler answered, Unavailable above `max_waiting`, TooLarge for a
-        request that no frame holds, WireDown when the connection failed.
+        request that no frame holds, WireDown when the connection failed, Refused when the other side wants none.
         """
         if self._closed:
             raise WireDown("the client is closed")
@@ -358,6 +409,11 @@ class Client:
             self._soon = asyncio.get_running_loop().call_soon(self._send_next)  # with what else is called in this turn
         return unwrap(await answer)
 
+    @property
+    def silent_s(self) -> float:
+        """How long an answer, or a connection, has been waited for. 0: for none."""
+        return asyncio.get_running_loop().time() - self._since if self._busy else 0.0
+
     async def close(self) -> None:
         """Close the connection; pending calls raise WireDown."""
         self._closed = True
@@ -367,10 +423,18 @@ class Client:
             await asyncio.gather(connecting, return_exceptions=True)
         self._fail("the client was closed")
 
+    def give_up(self, why: str) -> None:
+        """End the connection; pending calls raise WireDown. The next call makes a new one."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        self._fail(why)
+
     def _send_next(self) -> None:
         """Send what has gathered. Only while busy."""
         if self._closed:
             return
+        self._since = asyncio.get_running_loop().time()
         if self._link is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             return
@@ -381,15 +445,17 @@ class Client:
             self._busy = False
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            _, link = await loop.create_unix_connection(
-                lambda: _Link(self._received, self._ended), os.fspath(self._path)
-            )
+            link = await self._way.connect(lambda: _Link(self._received, self._ended))
         except OSError as error:
-            self._fail(str(error) or type(error).__name__)
+            self._connecting = None
+            self._fail(str(error) or type(error).__name__, Refused if isinstance(error, Refused) else WireDown)
             return
-        self._link, self._connecting = link, None
+        self._connecting = None
+        if link.over is not None:  # between the connection and this turn
+            self._fail(link.over)
+            return
+        self._link = link
         self._send_next()
 
     def _received(self, link: _Link, body: bytes) -> None:
@@ -429,7 +495,7 @@ class Client:
                 taken.append((encoded, answer))
         return taken
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, kind: type[WireDown] = WireDown) -> None:
         link, self._link, self._busy = self._link, None, False
         if self._soon is not None:
             self._soon.cancel()  # two at once would send two lists, and mix up their answers
@@ -439,12 +505,12 @@ class Client:
         self._waiting.clear()
         for _, answer in pending:
             if not answer.done():
-                answer.set_exception(WireDown(f"{self._path.name}: {why}"))
+                answer.set_exception(kind(f"{self._way.name}: {why}"))
 
 
-async def call_once(path: Path, request: dict[str, Any]) -> Any:
+async def call_once(where: Path | Way, request: dict[str, Any]) -> Any:
     """One request on a connection of its own: for long polls. Raises as `Client.call` does."""
-    client = Client(path)
+    client = Client(where)
     try:
         return await client.call(request)
     finally:

@@ -44,6 +44,7 @@ def environment(folder: Path = FOLDER) -> dict[str, str]:
     """The variables of every node; `folder` has the certificates and the script."""
     tls = folder / "tls"
     return {
+        "ARKE_CLUSTER": "true",  # actors listen at the addresses of their nodes
         **RAY_SETTINGS,
         **HAPROXY_SETTINGS,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),

@@ -48,7 +48,8 @@ class FakeCluster:
         self.address = f"127.0.0.1:{self.gcs}"
         self.config: dict[str, Any] = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
         self._own: list[subprocess.Popen[str]] = []
-        self._settings = {"DATA_DIR": str(self.folder / "data"), "PORT": str(self.port), **settings}
+        self._settings = {"DATA_DIR": str(self.folder / "data"), "PORT": str(self.port),
+                          "CALLBACK_SECRET": secrets.token_hex(16), **settings}  # fmt: skip
         self.nodes: list[dict[str, Any]] = []
         self.heard = 0.0
         self._make_secrets()

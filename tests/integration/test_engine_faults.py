@@ -113,7 +113,7 @@ class World:
 
     async def close(self) -> None:
         """End all connections and the store."""
-        for client in list(self.way._clients.values()):
+        for client in list(self.way._lines._clients.values()):
             await client.close()
         for server in self.servers.values():
             server.close()

@@ -125,12 +125,12 @@ def plain(container: Any) -> dict[str, str]:
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
 
-def test_ray_gets_the_settings_of_every_node() -> None:
+def test_every_node_gets_its_settings() -> None:
     """No more and no less than `orchestrator.cluster` says, at the places of the image; the mode is the operator's."""
     wanted = cluster.environment(Path("/opt/arke"))
     assert documents()["RayService"]["spec"]["rayClusterConfig"]["authOptions"] == {"mode": wanted.pop("RAY_AUTH_MODE")}
     for container in containers():
-        said = {name: value for name, value in plain(container).items() if name.startswith("RAY_")}
+        said = {name: value for name, value in plain(container).items() if name.startswith("RAY_") or name in wanted}
         assert said == wanted
 
 

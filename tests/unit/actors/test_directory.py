@@ -38,7 +38,7 @@ class Actors:
     async def close(self) -> None:
         """End all connections, and wait until they have ended."""
         for way in self.ways:
-            for client in list(way._clients.values()):
+            for client in list(way._lines._clients.values()):
                 await client.close()
         for server in self.servers.values():
             server.close()
@@ -141,7 +141,7 @@ async def test_nothing_is_kept_of_actors_that_have_left(actors: Actors) -> None:
         assert await way.call(name, {"op": "activate"}) == f"batch:{name}"
         actors.servers[f"batch:{name}"].close()
     await turns()
-    assert way._clients == {}
+    assert way._lines._clients == {}
     assert list(actors.run_dir.iterdir()) == []
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +10,15 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from actors import assembly, wire
 from actors.errors import ArkeError, Conflict, Fenced, InvalidInput, TooLarge, Unavailable
+from actors.network import Tls
 from actors.wire import WireDown
+from tests.unit.actors.transports import KINDS, Tcp, Transport, Unix, certificates, ended, misbehave
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:pytest.PytestDeprecationWarning")
 
 
 @pytest.fixture
@@ -23,10 +28,34 @@ def run_dir() -> Any:
         yield Path(directory)
 
 
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """Certificates of one node."""
+    return Tls.load(*certificates(tmp_path_factory.mktemp("node")))
+
+
+@pytest.fixture(
+    scope="session", params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
+)
+def event_loop_policy(request: pytest.FixtureRequest) -> Any:
+    """Ray's actors have uvloop's; `arke` elsewhere may have the other."""
+    return request.param()
+
+
+@pytest.fixture(params=KINDS)
+async def at(request: pytest.FixtureRequest, run_dir: Path, tls: Tls) -> AsyncIterator[Transport]:
+    """Where the actor of a test listens."""
+    made = Unix(run_dir) if request.param == "unix" else Tcp(tls if request.param == "tls" else None)
+    yield made
+    for server in made.servers:
+        server.close()
+    await ended(*made.servers)
+
+
 @asynccontextmanager
-async def serving(path: Path, handler: wire.Handler, **options: Any) -> AsyncIterator[wire.Client]:
-    server = await wire.serve(path, handler)
-    client = wire.Client(path, **options)
+async def serving(at: Transport, handler: wire.Handler, **options: Any) -> AsyncIterator[wire.Client]:
+    server = await at.serve(handler)
+    client = wire.Client(at.where, **options)
     try:
         yield client
     finally:
@@ -56,17 +85,17 @@ class Gate:
         return [request["n"] for request in requests]
 
 
-async def test_answers_go_to_their_callers(run_dir: Path) -> None:
+async def test_answers_go_to_their_callers(at: Transport) -> None:
     """Of a thousand calls at once each gets its own answer."""
-    async with serving(run_dir / "a.sock", each(lambda request: request["n"] * 2)) as client:
+    async with serving(at, each(lambda request: request["n"] * 2)) as client:
         answers = await asyncio.gather(*(client.call({"op": "x", "n": n}) for n in range(1000)))
     assert answers == [n * 2 for n in range(1000)]
 
 
-async def test_what_gathers_goes_as_one_list(run_dir: Path) -> None:
+async def test_what_gathers_goes_as_one_list(at: Transport) -> None:
     """While one list is in flight, all further calls wait and then go together."""
     gate = Gate()
-    async with serving(run_dir / "a.sock", gate) as client:
+    async with serving(at, gate) as client:
         first = asyncio.create_task(client.call({"n": 0}))
         await gate.entered.wait()
         later = [asyncio.create_task(client.call({"n": n})) for n in range(1, 6)]
@@ -85,9 +114,9 @@ async def test_what_gathers_goes_as_one_list(run_dir: Path) -> None:
         Fenced(),
     ],
 )
-async def test_errors_keep_their_class_and_fields(run_dir: Path, error: ArkeError) -> None:
+async def test_errors_keep_their_class_and_fields(at: Transport, error: ArkeError) -> None:
     """An ArkeError in a place of the list is raised at its caller, with all it says; its neighbours are answered."""
-    async with serving(run_dir / "a.sock", each(lambda request: error if request["n"] == 1 else "fine")) as client:
+    async with serving(at, each(lambda request: error if request["n"] == 1 else "fine")) as client:
         answers = await asyncio.gather(*(client.call({"n": n}) for n in range(3)), return_exceptions=True)
     assert answers[0] == answers[2] == "fine"
     raised = answers[1]
@@ -95,7 +124,7 @@ async def test_errors_keep_their_class_and_fields(run_dir: Path, error: ArkeErro
     assert (raised.message, raised.field, raised.retry_after_s) == (error.message, error.field, error.retry_after_s)
 
 
-async def test_an_unexpected_error_tells_nothing(run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_tells_nothing(at: Transport, caplog: pytest.LogCaptureFixture) -> None:
     """What is not an ArkeError is logged here and says nothing there, whether it is in a place or raised."""
 
     async def handler(requests: list[Any]) -> list[Any]:
@@ -103,7 +132,7 @@ async def test_an_unexpected_error_tells_nothing(run_dir: Path, caplog: pytest.L
             raise RuntimeError("secret")
         return [ValueError("secret")]
 
-    async with serving(run_dir / "a.sock", handler) as client:
+    async with serving(at, handler) as client:
         for n in (0, 1):
             with pytest.raises(ArkeError) as raised:
                 await client.call({"n": n})
@@ -113,13 +142,13 @@ async def test_an_unexpected_error_tells_nothing(run_dir: Path, caplog: pytest.L
 
 
 async def test_what_the_handler_lost_is_unavailable_and_logged_once(
-    run_dir: Path, caplog: pytest.LogCaptureFixture
+    at: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A part that died under the handler: its caller may repeat, and who reads the log learns of each such answer,
     without a trace and once, though another answer of the list cannot be sent as it is.
     """
     values: list[Any] = [WireDown("store.sock: secret"), object(), ConnectionResetError("secret"), "fine"]
-    async with serving(run_dir / "a.sock", each(lambda request: values[request["n"]])) as client:
+    async with serving(at, each(lambda request: values[request["n"]])) as client:
         answers = await asyncio.gather(*(client.call({"n": n}) for n in range(4)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Unavailable, ArkeError, Unavailable, str]
     assert "secret" not in str(answers)
@@ -132,27 +161,27 @@ async def test_what_the_handler_lost_is_unavailable_and_logged_once(
     assert "secret" not in caplog.text
 
 
-async def test_a_value_that_cannot_be_sent_fails_alone(run_dir: Path) -> None:
+async def test_a_value_that_cannot_be_sent_fails_alone(at: Transport) -> None:
     """A handler's value without a msgpack form is an error for its caller only."""
     gate_values: dict[int, Any] = {0: object(), 1: "fine"}
-    async with serving(run_dir / "a.sock", each(lambda request: gate_values[request["n"]])) as client:
+    async with serving(at, each(lambda request: gate_values[request["n"]])) as client:
         answers = await asyncio.gather(*(client.call({"n": n}) for n in (0, 1)), return_exceptions=True)
     assert isinstance(answers[0], ArkeError)
     assert answers[1] == "fine"
 
 
-async def test_nobody_listening(run_dir: Path) -> None:
+async def test_nobody_listening(at: Transport) -> None:
     """Without a server a call raises WireDown, a ConnectionError; once there is one, the same client works."""
-    client = wire.Client(run_dir / "a.sock")
+    client = wire.Client(at.where)
     with pytest.raises(ConnectionError):
         await client.call({"n": 1})
-    server = await wire.serve(run_dir / "a.sock", each(lambda request: request["n"]))
+    server = await at.serve(each(lambda request: request["n"]))
     assert await client.call({"n": 1}) == 1
     await client.close()
     server.close()
 
 
-async def test_connection_lost_fails_all_pending(run_dir: Path) -> None:
+async def test_connection_lost_fails_all_pending(at: Transport) -> None:
     """When the server goes away, the list in flight and all that waits raise WireDown."""
     received = asyncio.Event()
     leave = asyncio.Event()
@@ -163,8 +192,8 @@ async def test_connection_lost_fails_all_pending(run_dir: Path) -> None:
         await leave.wait()
         writer.close()
 
-    server = await asyncio.start_unix_server(hang_up, run_dir / "a.sock")
-    client = wire.Client(run_dir / "a.sock")
+    server = await misbehave(at, hang_up)
+    client = wire.Client(at.where)
     first = asyncio.create_task(client.call({"n": 0}))
     await received.wait()
     second = asyncio.create_task(client.call({"n": 1}))
@@ -176,10 +205,10 @@ async def test_connection_lost_fails_all_pending(run_dir: Path) -> None:
     server.close()
 
 
-async def test_too_many_waiting(run_dir: Path) -> None:
+async def test_too_many_waiting(at: Transport) -> None:
     """Above max_waiting a call is refused at once, with a time to come back."""
     gate = Gate()
-    async with serving(run_dir / "a.sock", gate, max_waiting=2) as client:
+    async with serving(at, gate, max_waiting=2) as client:
         first = asyncio.create_task(client.call({"n": 0}))
         await gate.entered.wait()
         waiting = [asyncio.create_task(client.call({"n": n})) for n in (1, 2)]
@@ -191,10 +220,10 @@ async def test_too_many_waiting(run_dir: Path) -> None:
         assert await asyncio.gather(first, *waiting) == [0, 1, 2]
 
 
-async def test_a_call_given_up_is_not_sent(run_dir: Path) -> None:
+async def test_a_call_given_up_is_not_sent(at: Transport) -> None:
     """A call that was cancelled while it waited is left out of the next list."""
     gate = Gate()
-    async with serving(run_dir / "a.sock", gate) as client:
+    async with serving(at, gate) as client:
         first = asyncio.create_task(client.call({"n": 0}))
         await gate.entered.wait()
         second, third = (asyncio.create_task(client.call({"n": n})) for n in (1, 2))
@@ -206,7 +235,7 @@ async def test_a_call_given_up_is_not_sent(run_dir: Path) -> None:
     assert gate.lists == [[0], [2]]
 
 
-async def test_sizes(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sizes(at: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that no frame holds is refused; requests that together are too large go in several frames."""
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
     sizes: list[int] = []
@@ -215,7 +244,7 @@ async def test_sizes(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(len(requests))
         return [len(request["x"]) for request in requests]
 
-    async with serving(run_dir / "a.sock", handler) as client:
+    async with serving(at, handler) as client:
         with pytest.raises(TooLarge):
             await client.call({"x": "y" * 1000})
         assert await asyncio.gather(*(client.call({"x": "y" * 400}) for _ in range(4))) == [400] * 4
@@ -223,10 +252,10 @@ async def test_sizes(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\1\x01"])
-async def test_nonsense_closes_the_connection(run_dir: Path, sent: bytes) -> None:
+async def test_nonsense_closes_the_connection(at: Transport, sent: bytes) -> None:
     """A frame that is too large, no msgpack, or no list ends that connection and no other."""
-    async with serving(run_dir / "a.sock", each(lambda request: request["n"])) as client:
-        reader, writer = await asyncio.open_unix_connection(run_dir / "a.sock")
+    async with serving(at, each(lambda request: request["n"])) as client:
+        reader, writer = await at.connect()
         writer.write(sent)
         assert await reader.read() == b""
         writer.close()
@@ -236,16 +265,16 @@ async def test_nonsense_closes_the_connection(run_dir: Path, sent: bytes) -> Non
 async def test_stale_socket_is_replaced(run_dir: Path) -> None:
     """The file of an earlier process does not hinder; only this user may connect."""
     former = await wire.serve(run_dir / "a.sock", each(lambda _: "former"))
-    async with serving(run_dir / "a.sock", each(lambda _: "new")) as client:
+    async with serving(Unix(run_dir), each(lambda _: "new")) as client:
         assert await client.call({}) == "new"
         assert stat.S_IMODE((run_dir / "a.sock").stat().st_mode) == 0o600
         assert [entry.name for entry in run_dir.iterdir()] == ["a.sock"]
     former.close()
 
 
-async def test_server_restarted_between_calls(run_dir: Path) -> None:
+async def test_server_restarted_between_calls(at: Transport) -> None:
     """A connection that ended while nothing was in flight is made anew, unnoticed by the caller."""
-    once: list[Awaitable[None]] = []
+    gone = asyncio.Event()
 
     async def one_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         length = int.from_bytes(await reader.readexactly(4), "big")
@@ -253,24 +282,23 @@ async def test_server_restarted_between_calls(run_dir: Path) -> None:
         body = msgspec.msgpack.encode([{"ok": "former"}])
         writer.write(len(body).to_bytes(4, "big") + body)
         writer.close()
-        once.append(writer.wait_closed())
 
-    former = await asyncio.start_unix_server(one_answer, run_dir / "a.sock")
-    client = wire.Client(run_dir / "a.sock")
+    former = await misbehave(at, one_answer)
+    client = wire.Client(at.where, on_end=gone.set)
     assert await client.call({}) == "former"
-    await once[0]
     former.close()
-    server = await wire.serve(run_dir / "a.sock", each(lambda _: "new"))
+    await gone.wait()
+    server = await at.serve(each(lambda _: "new"))
     assert await client.call({}) == "new"
     await client.close()
     server.close()
 
 
-async def test_call_once(run_dir: Path) -> None:
+async def test_call_once(at: Transport) -> None:
     """A long poll on a connection of its own holds up nobody."""
     gate = Gate()
-    server = await wire.serve(run_dir / "a.sock", gate)
-    poll = asyncio.create_task(wire.call_once(run_dir / "a.sock", {"n": 1}))
+    server = await at.serve(gate)
+    poll = asyncio.create_task(wire.call_once(at.where, {"n": 1}))
     await gate.entered.wait()
     gate.open.set()
     assert await poll == 1
@@ -340,21 +368,21 @@ async def test_who_is_not_in_place_any_more_leaves(monkeypatch: pytest.MonkeyPat
     assert left == [1]
 
 
-async def test_a_client_tells_that_its_connection_has_ended(run_dir: Path) -> None:
+async def test_a_client_tells_that_its_connection_has_ended(at: Transport) -> None:
     """Whoever keeps clients by name learns that an actor has gone, without calling it."""
     ended = asyncio.Event()
-    server = await wire.serve(run_dir / "a.sock", each(lambda request: request))
-    client = wire.Client(run_dir / "a.sock", on_end=ended.set)
+    server = await at.serve(each(lambda request: request))
+    client = wire.Client(at.where, on_end=ended.set)
     await client.call({"n": 1})
     server.close()
     async with asyncio.timeout(5):
         await ended.wait()
 
 
-async def test_calls_that_were_given_up_take_no_place(run_dir: Path) -> None:
+async def test_calls_that_were_given_up_take_no_place(at: Transport) -> None:
     """A side that does not answer has many callers who give up: they do not count as waiting for ever."""
     gate = Gate()
-    async with serving(run_dir / "a.sock", gate, max_waiting=2) as client:
+    async with serving(at, gate, max_waiting=2) as client:
         out = asyncio.create_task(client.call({"n": 0}))
         await gate.entered.wait()
         for n in range(6):
@@ -365,12 +393,12 @@ async def test_calls_that_were_given_up_take_no_place(run_dir: Path) -> None:
         assert await client.call({"n": 9}) == 9
 
 
-async def test_a_connection_that_ends_between_call_and_sending_mixes_up_no_answers(run_dir: Path) -> None:
+async def test_a_connection_that_ends_between_call_and_sending_mixes_up_no_answers(at: Transport) -> None:
     """A call was about to be sent when the connection ended; the next calls come before its turn does. One list is
     sent, on one new connection: two would answer each other's callers.
     """
     connections = 0
-    async with serving(run_dir / "a.sock", each(lambda request: request["n"])) as client:
+    async with serving(at, each(lambda request: request["n"])) as client:
         assert await client.call({"n": 0}) == 0
         assert client._link is not None
         connect = client._connect

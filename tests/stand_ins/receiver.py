@@ -40,9 +40,9 @@ class Post:
 
 
 class Receiver:
-    """Listens on 127.0.0.1 from construction until `close`. `told` is called with each request, once answered."""
+    """Listens on `host` from construction until `close`. `told` is called with each request, once answered."""
 
-    def __init__(self, port: int = 0, *, told: Callable[[Post], None] | None = None) -> None:
+    def __init__(self, port: int = 0, *, host: str = "127.0.0.1", told: Callable[[Post], None] | None = None) -> None:
         self.uploading: set[str] = set()
         self.required_fields: dict[str, frozenset[str]] = {}
         self._failures: Counter[str] = Counter()
@@ -50,9 +50,9 @@ class Receiver:
         self._posts: list[Post] = []
         self._told = told or (lambda _: None)
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server = ThreadingHTTPServer((host, port), _handler(self))
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 

@@ -1,0 +1,317 @@
+"""A Ray cluster of a head and two more nodes on this computer, with all that it needs, and the service on it.
+
+The nodes are started as ray_cluster.yaml starts them, each in a network of its own (`network`), with its own folder,
+certificate and Serve's proxy. On this computer itself are Postgres, Valkey where the cluster shall remember, the
+balancer before the nodes, and who looks. Objects are in a folder, which all nodes of one computer have in common.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import httpx
+import pytest
+
+from actors.settings import Settings
+from orchestrator import cluster, serve
+from tests.acceptance.cluster import network
+from tests.acceptance.cluster.balancer import Balancer
+from tests.acceptance.service import HAND_KEY, ROOT, eventually, free_port
+from tests.stand_ins import postgres, valkey
+from tests.stand_ins.receiver import Receiver
+
+RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
+GCS_PORT: Final = 6379
+DASHBOARD_PORT: Final = 8265
+HEAD: Final = 1
+WORKERS: Final = (2, 3)
+KEY: Final = "key-of-callers"
+START_S: Final = 120.0
+QUICK: Final[Mapping[str, str]] = {
+    "ALARM_DELAY_TIFF_CONVERSION": "1000",
+    "ALARM_DELAY_ERROR_RETRY": "1000",
+    "TASK_TIMEOUT_TIFF_CONVERSION": "10000",
+    "BOOT_TIMEOUT_MS": "10000",
+    "MAX_MACHINES": "2",
+}
+"""Short times, so that what waits for a deadline does not wait long."""
+
+
+class Node:
+    """One machine of the cluster: its processes, from `start` to `kill`."""
+
+    def __init__(
+        self, place: network.Place, folder: Path, environment: Mapping[str, str], command: Sequence[str]
+    ) -> None:
+        self.place, self.folder = place, folder
+        self.address = place.address
+        self._environment, self._command = environment, command
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start Ray there. Returns at once.
+
+        A head is not started where Ray remembers one of its address and sees a process that knows it. On a machine
+        of its own it would not see those of the other nodes.
+        """
+        (self.folder / "r/ray_current_cluster").unlink(missing_ok=True)
+        with (self.folder / "ray.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.place.command(self._command), env=self._environment, cwd=self.folder,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        """SIGKILL to all that runs there."""
+        self.place.kill()
+        if self._process is not None:
+            self._process.wait(10)
+
+    def runs(self) -> bool:
+        """Whether Ray's own command lives: it ends when one of its processes does."""
+        return self._process is not None and self._process.poll() is None
+
+    def run(self, words: Sequence[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        """A command on this node."""
+        return subprocess.run(self.place.command(words), env=self._environment, cwd=self.folder, text=True,
+                              capture_output=True, timeout=timeout, check=False)  # fmt: skip
+
+    def roles(self) -> dict[str, list[int]]:
+        """What runs here, with its pids."""
+        return serve.pids_by_role(self.place.processes())
+
+
+class Cluster:
+    """All of it. `start` returns when the service answers."""
+
+    def __init__(self, folder: Path, places: Sequence[network.Place], here: str, database: postgres.Postgres,
+                 memory: valkey.Valkey | None, receiver: Receiver, settings: Mapping[str, str]) -> None:  # fmt: skip
+        """`memory`: where the head keeps what it must not forget; without it, it forgets with each end."""
+        self.folder, self.database, self.receiver, self._memory = folder, database, receiver, memory
+        self.balancer = Balancer(folder / "b", here, free_port(), [place.address for place in places], 8787)
+        self.url = self.balancer.url
+        self.given = {
+            **QUICK,
+            "HOST": "0.0.0.0",
+            "API_KEYS": KEY,
+            "ADMIN_KEY": secrets.token_hex(16),
+            "WORKER_KEYS": HAND_KEY,
+            "CALLBACK_SECRET": secrets.token_hex(32),
+            "DATABASE_URL": database.url,
+            "DATA_DIR": str(folder / "data"),
+            "ORCHESTRATOR_URL": self.url,
+            "WORKER_URL": receiver.url,
+            **settings,
+        }
+        self.settings = Settings.load(self.given)
+        self.http = self.client()
+        (folder / "ray_token").write_text(secrets.token_hex(32))
+        self._make_authority()
+        self._gcs = f"{places[0].address}:{GCS_PORT}"
+        self.head, *self.workers = (self._node(number, place) for number, place in enumerate(places, HEAD))
+        self._ending = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self.restarts = 0
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The head first."""
+        return [self.head, *self.workers]
+
+    def client(self) -> httpx.Client:
+        """For callers, who have a key."""
+        return httpx.Client(base_url=self.url, timeout=30.0, trust_env=False,
+                            headers={"Authorization": f"Bearer {KEY}"})  # fmt: skip
+
+    @property
+    def objects(self) -> Path:
+        """The folder of the bucket."""
+        return self.settings.objects_dir / self.settings.r2_bucket
+
+    def put(self, key: str, content: bytes) -> None:
+        """Put an object in."""
+        path = self.objects / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    # ---- life
+
+    def start(self) -> None:
+        """The nodes, the service, and who starts the head again."""
+        self._bring_up()
+        self._supervisor.start()
+
+    def end(self) -> None:
+        """End all processes of the nodes."""
+        self._ending.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join(START_S)
+        for node in self.nodes:
+            node.kill()
+        self.balancer.close()
+        self.http.close()
+        shutil.rmtree(self.settings.run_dir, ignore_errors=True)
+
+    def _bring_up(self) -> None:
+        self.head.start()
+        eventually(lambda: self._listens(self.head, GCS_PORT), "the head listens", START_S)
+        for node in self.workers:
+            node.start()
+        self.deploy()
+        eventually(self.is_well, "the service is well", START_S)
+
+    def deploy(self) -> None:
+        """As the head does it: deploy/serve.yaml, as it is."""
+        command = [
+            sys.executable,
+            "-m",
+            "ray.serve.scripts",
+            "deploy",
+            "--address",
+            f"http://127.0.0.1:{DASHBOARD_PORT}",
+        ]
+        eventually(lambda: self._listens(self.head, DASHBOARD_PORT, "127.0.0.1"), "the dashboard listens", START_S)
+        said: list[str] = []
+
+        def deployed() -> bool:
+            done = self.head.run([*command, str(ROOT / "deploy/serve.yaml")])
+            said.append(done.stdout + done.stderr)
+            return done.returncode == 0
+
+        try:
+            eventually(deployed, "the service is deployed", START_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {said[-1]}") from error
+
+    def _listens(self, node: Node, port: int, address: str | None = None) -> bool:
+        probe = f"import socket; socket.create_connection(({address or node.address!r}, {port}), 2)"
+        return node.run([sys.executable, "-c", probe]).returncode == 0
+
+    def is_well(self) -> bool:
+        """Whether the service answers that all of it works."""
+        try:
+            return self.http.get("/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    # ---- the head's supervisor
+
+    def _supervise(self) -> None:
+        """Start the head again when it has ended, as systemd or Kubernetes do. Where it forgets, that is a new cluster:
+        the other nodes are started again too, and the service is deployed, as docs/how-to/deploy-a-cluster.md says."""
+        while not self._ending.wait(0.2):
+            if self.head.runs():
+                continue
+            self.head.kill()  # what is left of it
+            self.restarts += 1
+            if self._memory is not None:
+                self.head.start()
+            else:
+                for node in self.workers:
+                    node.kill()
+                self._bring_up()
+
+    # ---- what a node is given
+
+    def _make_authority(self) -> None:
+        authority = self.folder / "ca"
+        authority.mkdir()
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+             "-nodes", "-days", "2", "-subj", "/CN=arke-cluster",
+             "-keyout", str(authority / "ca.key"), "-out", str(authority / "ca.crt")],
+            check=True, capture_output=True,
+        )  # fmt: skip
+
+    def _node(self, number: int, place: network.Place) -> Node:
+        folder = self.folder / f"n{number}"
+        (folder / "h").mkdir(parents=True)
+        subprocess.run(
+            [str(ROOT / "deploy/node_certificate.sh"), str(self.folder / "ca"), str(folder / "tls"), place.address,
+             "127.0.0.1"],
+            check=True,
+        )  # fmt: skip
+        cluster.write_haproxy(folder / "haproxy")
+        return Node(place, folder, self._environment(folder), self._command(number, place, folder))
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        """What ray_cluster.yaml puts into it; and places for files that on a machine of its own nobody else uses."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ARKE_"))}
+        return {
+            **clean,
+            **cluster.environment(folder),
+            **self.given,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / "ray_token"),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "h/haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "h/s"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "h/m"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "h"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "h/server-state"),
+            "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "h/log"),
+            "RAY_prestart_worker_first_driver": "0",  # eight processes on each node, for nobody
+            "RAY_enable_worker_prestart": "0",
+            **({"RAY_REDIS_ADDRESS": self._memory.address} if self._memory is not None else {}),
+        }
+
+    def _command(self, number: int, place: network.Place, folder: Path) -> list[str]:
+        common = [
+            *RAY, "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder / 'r'}",
+            "--object-store-memory=80000000",
+        ]  # fmt: skip
+        if number != HEAD:
+            return [*common, f"--address={self._gcs}", "--num-cpus=2"]
+        memory = [f"--redis-password={self._memory.password}"] if self._memory is not None else []
+        return [*common, "--head", f"--port={GCS_PORT}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
+                "--include-dashboard=true", *memory]  # fmt: skip
+
+    # ---- for people
+
+    def last_words(self) -> str:
+        """The ends of its logs."""
+        logs = [self.folder / "b/log", *self.folder.glob("n*/ray.log")]
+        logs += self.folder.glob("n1/r/session_latest/logs/serve/controller*.log")
+        logs += self.folder.glob("data/logs/*.log")
+        return "\n\n".join(
+            f"{path.parent.name}/{path.name}\n{path.read_text()[-2500:]}" for path in logs if path.is_file()
+        )
+
+
+@contextlib.contextmanager
+def running(*, remembers: bool, **settings: str) -> Iterator[Cluster]:
+    """A started cluster on a new database; with a failure, its logs. Skips the test where something is not there."""
+    tools, server = postgres.programs(), valkey.program() if remembers else None
+    if tools is None:
+        pytest.skip(postgres.MISSING)
+    if remembers and server is None:
+        pytest.skip(valkey.MISSING)
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="arke-m-"))  # short: sockets are below it
+        folder.chmod(0o711)  # Postgres is another user
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        net, places = stack.enter_context(network.opened((HEAD, *WORKERS)))
+        (folder / "p").mkdir()
+        database = postgres.Postgres(folder / "p", tools, net.here)
+        stack.callback(database.stop, at_once=True)
+        database.start()
+        memory = valkey.Valkey(folder / "v", server, net.here) if server is not None else None
+        if memory is not None:
+            stack.callback(memory.close)
+        receiver = Receiver(host=net.here)
+        stack.callback(receiver.close)
+        made = Cluster(folder, places, net.here, database, memory, receiver, settings)
+        stack.callback(made.end)
+        try:
+            made.start()
+            yield made
+        except BaseException:
+            sys.stdout.write(made.last_words())
+            raise

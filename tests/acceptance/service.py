@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import httpx
 import psutil
@@ -342,12 +342,23 @@ class Traffic:
 
 
 class Report(NamedTuple):
-    """One callback of a hand and its answer; a connection that broke is status 0."""
+    """One callback of a hand and its answer; a connection that broke is status 0. `at`: when it was answered, in
+    seconds since 1970."""
 
     task_id: str
     mark: str
     status: int
     text: str
+    at: float
+
+
+class Employer(Protocol):
+    """A service that hands work to whoever comes."""
+
+    url: str
+
+    def put(self, key: str, content: bytes) -> None:
+        """Put an object into its bucket."""
 
 
 class Hands:
@@ -360,7 +371,7 @@ class Hands:
 
     JPEG: Final = b"\xff\xd8\xff\xd9"
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Employer) -> None:
         self._service = service
         self._over = threading.Event()
         self._held: list[dict[str, str]] = []
@@ -431,7 +442,9 @@ class Hands:
     def _report(self, http: httpx.Client, task: dict[str, str], *, accepts_next: bool) -> dict[str, str] | None:
         """Success, until it is taken. The next task, where the answer carries one."""
         key, mark = task["OUTPUT_R2_KEY"], secrets.token_hex(8)
-        self._service.put(key, self.JPEG)
+        while not self._put(key):
+            if self._over.wait(0.2):
+                return None
         body = {
             "task_id": task["TASK_ID"], "batch_id": task["BATCH_ID"], "status": "success", "output_r2_key": key,
             "output_file_name": key.rpartition("/")[2], "output_file_size": len(self.JPEG),
@@ -440,9 +453,9 @@ class Hands:
         while True:
             try:
                 answer = http.post(task["CALLBACK_URL"], json=body)
-                report = Report(task["TASK_ID"], mark, answer.status_code, answer.text[:200])
+                report = Report(task["TASK_ID"], mark, answer.status_code, answer.text[:200], time.time())
             except httpx.HTTPError as error:
-                report = Report(task["TASK_ID"], mark, 0, repr(error))
+                report = Report(task["TASK_ID"], mark, 0, repr(error), time.time())
             self.reports.append(report)
             over = self._over.wait(0.05)  # between reports too: a hand is no faster than a worker
             if report.status == 200:
@@ -450,6 +463,14 @@ class Hands:
                 return following
             if over:
                 return None
+
+    def _put(self, key: str) -> bool:
+        """Whether there was room for it: the disk may be full."""
+        try:
+            self._service.put(key, self.JPEG)
+        except OSError:
+            return False
+        return True
 
     def _client(self) -> httpx.Client:
         return httpx.Client(base_url=self._service.url, timeout=30.0, trust_env=False)

@@ -76,6 +76,11 @@ class Receiver:
         with self._lock:
             return [post for post in self._posts if post.batch == batch]
 
+    def everything(self) -> list[Post]:
+        """What came for all batches, in order."""
+        with self._lock:
+            return list(self._posts)
+
     def accepted(self, batch: str) -> list[Post]:
         """What was taken for this batch."""
         return [post for post in self.posts(batch) if post.status == 200]

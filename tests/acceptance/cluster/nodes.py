@@ -21,9 +21,10 @@ import httpx
 import pytest
 
 from actors.settings import Settings
-from orchestrator import cluster, serve
-from tests.acceptance.cluster import network
+from orchestrator import cluster
+from tests.acceptance.cluster import audit, clocks, disks, network
 from tests.acceptance.cluster.balancer import Balancer
+from tests.acceptance.cluster.machine import Node
 from tests.acceptance.service import HAND_KEY, ROOT, eventually, free_port
 from tests.stand_ins import postgres, valkey
 from tests.stand_ins.receiver import Receiver
@@ -31,10 +32,16 @@ from tests.stand_ins.receiver import Receiver
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
 GCS_PORT: Final = 6379
 DASHBOARD_PORT: Final = 8265
+FRONT_PORT: Final = 8787
+AGENTS: Final = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+AGENTS_PORT: Final = 52365
+"""The first of theirs. Else Ray waits for each of them to say which it has, on a busy computer in vain."""
 HEAD: Final = 1
 WORKERS: Final = (2, 3)
 KEY: Final = "key-of-callers"
-START_S: Final = 120.0
+START_S: Final = 240.0
+DATABASE_MB: Final = 400
+OBJECTS_MB: Final = 500
 QUICK: Final[Mapping[str, str]] = {
     "ALARM_DELAY_TIFF_CONVERSION": "1000",
     "ALARM_DELAY_ERROR_RETRY": "1000",
@@ -45,59 +52,14 @@ QUICK: Final[Mapping[str, str]] = {
 """Short times, so that what waits for a deadline does not wait long."""
 
 
-class Node:
-    """One machine of the cluster: its processes, from `start` to `kill`."""
-
-    def __init__(
-        self, place: network.Place, folder: Path, environment: Mapping[str, str], command: Sequence[str]
-    ) -> None:
-        self.place, self.folder = place, folder
-        self.address = place.address
-        self._environment, self._command = environment, command
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start Ray there. Returns at once.
-
-        A head is not started where Ray remembers one of its address and sees a process that knows it. On a machine
-        of its own it would not see those of the other nodes.
-        """
-        (self.folder / "r/ray_current_cluster").unlink(missing_ok=True)
-        with (self.folder / "ray.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self.place.command(self._command), env=self._environment, cwd=self.folder,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def kill(self) -> None:
-        """SIGKILL to all that runs there."""
-        self.place.kill()
-        if self._process is not None:
-            self._process.wait(10)
-
-    def runs(self) -> bool:
-        """Whether Ray's own command lives: it ends when one of its processes does."""
-        return self._process is not None and self._process.poll() is None
-
-    def run(self, words: Sequence[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
-        """A command on this node."""
-        return subprocess.run(self.place.command(words), env=self._environment, cwd=self.folder, text=True,
-                              capture_output=True, timeout=timeout, check=False)  # fmt: skip
-
-    def roles(self) -> dict[str, list[int]]:
-        """What runs here, with its pids."""
-        return serve.pids_by_role(self.place.processes())
-
-
 class Cluster:
     """All of it. `start` returns when the service answers."""
 
-    def __init__(self, folder: Path, places: Sequence[network.Place], here: str, database: postgres.Postgres,
+    def __init__(self, folder: Path, places: Sequence[network.Place], balancer: Balancer, database: postgres.Postgres,
                  memory: valkey.Valkey | None, receiver: Receiver, settings: Mapping[str, str]) -> None:  # fmt: skip
         """`memory`: where the head keeps what it must not forget; without it, it forgets with each end."""
         self.folder, self.database, self.receiver, self._memory = folder, database, receiver, memory
-        self.balancer = Balancer(folder / "b", here, free_port(), [place.address for place in places], 8787)
-        self.url = self.balancer.url
+        self.url = balancer.url
         self.given = {
             **QUICK,
             "HOST": "0.0.0.0",
@@ -117,6 +79,7 @@ class Cluster:
         self._make_authority()
         self._gcs = f"{places[0].address}:{GCS_PORT}"
         self.head, *self.workers = (self._node(number, place) for number, place in enumerate(places, HEAD))
+        self._settle_nodes()
         self._ending = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self.restarts = 0
@@ -156,17 +119,20 @@ class Cluster:
             self._supervisor.join(START_S)
         for node in self.nodes:
             node.kill()
-        self.balancer.close()
         self.http.close()
         shutil.rmtree(self.settings.run_dir, ignore_errors=True)
 
     def _bring_up(self) -> None:
-        self.head.start()
-        eventually(lambda: self._listens(self.head, GCS_PORT), "the head listens", START_S)
-        for node in self.workers:
+        for node in self.nodes:  # the others need to find the head
             node.start()
+            eventually(node.stands, f"{node.address} stands", START_S)
         self.deploy()
         eventually(self.is_well, "the service is well", START_S)
+
+    def forget(self) -> None:
+        """From the next start of the head it remembers nothing, and with its end the cluster has ended."""
+        self._memory = None
+        self._settle_nodes()
 
     def deploy(self) -> None:
         """As the head does it: deploy/serve.yaml, as it is."""
@@ -178,7 +144,6 @@ class Cluster:
             "--address",
             f"http://127.0.0.1:{DASHBOARD_PORT}",
         ]
-        eventually(lambda: self._listens(self.head, DASHBOARD_PORT, "127.0.0.1"), "the dashboard listens", START_S)
         said: list[str] = []
 
         def deployed() -> bool:
@@ -190,10 +155,6 @@ class Cluster:
             eventually(deployed, "the service is deployed", START_S)
         except AssertionError as error:
             raise AssertionError(f"{error}: {said[-1]}") from error
-
-    def _listens(self, node: Node, port: int, address: str | None = None) -> bool:
-        probe = f"import socket; socket.create_connection(({address or node.address!r}, {port}), 2)"
-        return node.run([sys.executable, "-c", probe]).returncode == 0
 
     def is_well(self) -> bool:
         """Whether the service answers that all of it works."""
@@ -240,7 +201,11 @@ class Cluster:
             check=True,
         )  # fmt: skip
         cluster.write_haproxy(folder / "haproxy")
-        return Node(place, folder, self._environment(folder), self._command(number, place, folder))
+        return Node(place, folder)
+
+    def _settle_nodes(self) -> None:
+        for number, node in enumerate(self.nodes, HEAD):
+            node.settle(self._environment(node.folder), self._command(number, node))
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """What ray_cluster.yaml puts into it; and places for files that on a machine of its own nobody else uses."""
@@ -249,7 +214,7 @@ class Cluster:
             **clean,
             **cluster.environment(folder),
             **self.given,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join([str(clocks.SITE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "RAY_AUTH_TOKEN_PATH": str(self.folder / "ray_token"),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "h/haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "h/s"),
@@ -257,15 +222,17 @@ class Cluster:
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder / "h"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "h/server-state"),
             "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "h/log"),
+            **clocks.environment(folder),
             "RAY_prestart_worker_first_driver": "0",  # eight processes on each node, for nobody
             "RAY_enable_worker_prestart": "0",
             **({"RAY_REDIS_ADDRESS": self._memory.address} if self._memory is not None else {}),
         }
 
-    def _command(self, number: int, place: network.Place, folder: Path) -> list[str]:
+    def _command(self, number: int, node: Node) -> list[str]:
         common = [
-            *RAY, "start", "--block", f"--node-ip-address={place.address}", f"--temp-dir={folder / 'r'}",
+            *RAY, "start", "--block", f"--node-ip-address={node.address}", f"--temp-dir={node.folder / 'r'}",
             "--object-store-memory=80000000",
+            *(f"--{what}-port={AGENTS_PORT + n}" for n, what in enumerate(AGENTS)),
         ]  # fmt: skip
         if number != HEAD:
             return [*common, f"--address={self._gcs}", "--num-cpus=2"]
@@ -299,6 +266,10 @@ def running(*, remembers: bool, **settings: str) -> Iterator[Cluster]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         net, places = stack.enter_context(network.opened((HEAD, *WORKERS)))
         (folder / "p").mkdir()
+        disks.mount(folder / "p/data", DATABASE_MB)
+        stack.callback(disks.unmount, folder / "p/data")
+        disks.mount(folder / "data/objects", OBJECTS_MB)
+        stack.callback(disks.unmount, folder / "data/objects")
         database = postgres.Postgres(folder / "p", tools, net.here)
         stack.callback(database.stop, at_once=True)
         database.start()
@@ -307,10 +278,14 @@ def running(*, remembers: bool, **settings: str) -> Iterator[Cluster]:
             stack.callback(memory.close)
         receiver = Receiver(host=net.here)
         stack.callback(receiver.close)
-        made = Cluster(folder, places, net.here, database, memory, receiver, settings)
+        addresses = [place.address for place in places]
+        balancer = Balancer(folder / "b", net.here, free_port(), addresses, FRONT_PORT)
+        stack.callback(balancer.close)
+        made = Cluster(folder, places, balancer, database, memory, receiver, settings)
         stack.callback(made.end)
         try:
             made.start()
+            audit.install(database.url)
             yield made
         except BaseException:
             sys.stdout.write(made.last_words())

@@ -1,27 +1,55 @@
-"""A cluster on which any of its parts may die, and what must be true afterwards."""
+"""A cluster on which any of its parts may die while batches run: nothing that was acknowledged is lost.
+
+One cluster and one load for all tests of this file, in their order; the last one looks whether all is right.
+"""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from tests.acceptance.cluster import nodes
-from tests.acceptance.service import eventually
+from tests.acceptance.cluster import matrix, nodes
+from tests.acceptance.cluster.faults import FAULTS, Scene, forgetful_head
+from tests.acceptance.cluster.load import Load
+
+LARGE = 500
+STOPPED_S = 20.0
+"""Longer than it takes until a node that answers nothing is given up."""
+DOWN_S = 3.0
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[nodes.Cluster]:
-    """A cluster that remembers, for all tests of this file."""
-    with nodes.running(remembers=True) as made:
-        yield made
+def flow() -> Iterator[ExitStack]:
+    """What ends the load: the last test closes it."""
+    with ExitStack() as stack:
+        yield stack
 
 
-def test_a_batch_is_converted(cluster: nodes.Cluster, tiff: bytes) -> None:
-    """The service is on three nodes with a network between them, and converts."""
-    for number in range(30):
-        cluster.put(f"first/p{number:02}.tif", tiff)
-    assert cluster.http.post("/batches", json={"batch_id": "first", "r2_prefix": "first/"}).status_code == 202
-    eventually(lambda: cluster.http.get("/status/first").json()["completed_at"], "the batch is over")
-    status = cluster.http.get("/status/first").json()
-    assert (status["status"], status["progress"]["tasks_completed"]) == ("DONE", 30)
-    assert len(list((cluster.objects / "first").glob("*.jpg"))) == 30
-    assert len({node.address for node in cluster.nodes if node.roles()["raylet"]}) == 3
+@pytest.fixture(scope="module")
+def scene(picture: bytes, flow: ExitStack) -> Iterator[Scene]:
+    """A cluster that remembers, and batches on it."""
+    with nodes.running(remembers=True, MAX_RETRY_ATTEMPTS="100", MAX_ACTIVE_BATCHES="3") as cluster:
+        load = Load(cluster, picture, large=LARGE)
+        with flow:
+            flow.enter_context(load.flowing())
+            yield Scene(cluster, load, stopped_s=STOPPED_S, down_s=DOWN_S)
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_all_goes_on(scene: Scene, recoveries: list[matrix.Recovery], what: str) -> None:
+    """Each fault alone. Every batch that runs comes further, and new ones are taken."""
+    recoveries.append((what, matrix.strike(scene, FAULTS[what])))
+
+
+def test_all_goes_on_in_a_new_cluster(scene: Scene, recoveries: list[matrix.Recovery]) -> None:
+    """Without Redis the end of the head is the end of the cluster: it is started again as a whole, and goes on."""
+    recoveries.append(("the head killed, without Redis", matrix.strike(scene, forgetful_head)))
+
+
+def test_nothing_was_lost(scene: Scene, flow: ExitStack) -> None:
+    """By the store, the bucket and the receiver, once the last batch is over."""
+    flow.close()
+    found = matrix.until_checked(scene)
+    assert len(found.created) > len(FAULTS)
+    assert any(report.status == 200 for report in found.reports)
+    matrix.tell(scene, found)

@@ -270,7 +270,7 @@ def running(*, remembers: bool, **settings: str) -> Iterator[Cluster]:
         stack.callback(disks.unmount, folder / "p/data")
         disks.mount(folder / "data/objects", OBJECTS_MB)
         stack.callback(disks.unmount, folder / "data/objects")
-        database = postgres.Postgres(folder / "p", tools, net.here)
+        database = postgres.Postgres(folder / "p", tools, host=net.here)
         stack.callback(database.stop, at_once=True)
         database.start()
         memory = valkey.Valkey(folder / "v", server, net.here) if server is not None else None

@@ -55,6 +55,8 @@ def environment(folder: Path = FOLDER) -> dict[str, str]:
         "RAY_TLS_SERVER_CERT": str(tls / "tls.crt"),
         "RAY_TLS_SERVER_KEY": str(tls / "tls.key"),
         "RAY_TLS_CA_CERT": str(tls / "ca.crt"),
+        # A proxy that goes tells whoever balances so for this long, before it takes no request any more.
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "5",
         **NODE_LOSS,
     }
 

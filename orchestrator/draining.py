@@ -24,7 +24,7 @@ CONNECT_S: Final = 15.0
 STOP_S: Final = 10.0
 SETTLE_S: Final = 2.0
 """The other nodes' HAProxy hears that a replica is gone after it is."""
-REPLICA: Final = "SERVE_REPLICA"
+OF_SERVE: Final = ("SERVE_REPLICA", "SERVE_PROXY_ACTOR")
 
 
 def drain(within_s: float, tell: Callable[[str], None]) -> bool:
@@ -60,8 +60,10 @@ def _announce(node: str, deadline: float) -> None:
 
 
 def _to_be_given_up(node: str) -> list[str]:
-    """Replicas and the engine's actors that are on the node still."""
-    return sorted(name for name in named_actors([node]) if is_engine_actor(name) or name.startswith(REPLICA))
+    """The engine's actors, replicas, and last the proxy, which tells balancers that nobody shall come any more."""
+    return sorted(
+        name for name in named_actors([node]) if is_engine_actor(name) or any(each in name for each in OF_SERVE)
+    )
 
 
 def run(command: Sequence[str], within_s: float) -> int:

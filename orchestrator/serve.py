@@ -72,7 +72,6 @@ RAY_SETTINGS: Final[Mapping[str, str]] = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a dead HAProxy is back in 4 s instead of 28
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
 }
 """The same wherever Ray runs, on one machine or on many (`orchestrator.cluster`)."""
 
@@ -171,6 +170,7 @@ def ray_environment(run_dir: Path, haproxy: str | None) -> dict[str, str]:
         MARK: str(run_dir),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's own ports on loopback, as on a Mac
         "RAY_AUTH_TOKEN_PATH": str(_token(run_dir)),
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",  # there is no other node to go to
         **RAY_SETTINGS,
     }
     if haproxy is not None:

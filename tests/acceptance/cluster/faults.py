@@ -78,6 +78,19 @@ def _node(scene: Scene) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _drained_node(scene: Scene) -> Iterator[None]:
+    """SIGTERM to the node that has most of the service. It gives all of it up before it ends, and no request fails."""
+    victim, load = busiest(scene.cluster), scene.load
+    refused, reported = load.refused, len(load.hands.reports)
+    victim.tell_to_end()
+    eventually(lambda: not victim.runs(), "the node has given up all that it had", BACK_S)
+    assert load.refused == refused
+    assert [report for report in load.hands.reports[reported:] if report.status != 200] == []
+    yield
+    start_again(victim)
+
+
+@contextlib.contextmanager
 def _stopped_node(scene: Scene) -> Iterator[None]:
     """SIGSTOP to all of the node that has most of the service, for a while. What wakes then is out of date: Ray has
     given the node up, and its place was taken. It ends, and is started again."""
@@ -173,6 +186,7 @@ def _clock(seconds: int) -> Fault:
 
 FAULTS: Final[Mapping[str, Fault]] = {
     "actors of batches killed": _kill_role("HostActor"),
+    "a node is to go": _drained_node,
     "a node killed": _node,
     "the fleet killed": _kill_role("FleetActor"),
     "maintenance killed": _kill_role("MaintenanceActor"),

@@ -44,6 +44,11 @@ class Node:
             if self._process is not None:
                 self._process.wait(10)
 
+    def tell_to_end(self) -> None:
+        """SIGTERM to its command, as systemd sends it."""
+        assert self._process is not None
+        self._process.terminate()
+
     def runs(self) -> bool:
         """Whether Ray's own command lives: it ends when one of its processes does."""
         return self._process is not None and self._process.poll() is None

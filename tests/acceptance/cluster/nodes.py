@@ -30,6 +30,8 @@ from tests.stand_ins import postgres, valkey
 from tests.stand_ins.receiver import Receiver
 
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
+DRAINED: Final = (sys.executable, "-m", "orchestrator.cluster", "node", "--within", "60")
+"""Before a command that is a node: on SIGTERM the node gives up what it has, before the command ends."""
 GCS_PORT: Final = 6379
 DASHBOARD_PORT: Final = 8265
 FRONT_PORT: Final = 8787
@@ -235,7 +237,7 @@ class Cluster:
             *(f"--{what}-port={AGENTS_PORT + n}" for n, what in enumerate(AGENTS)),
         ]  # fmt: skip
         if number != HEAD:
-            return [*common, f"--address={self._gcs}", "--num-cpus=2"]
+            return [*DRAINED, *common, f"--address={self._gcs}", "--num-cpus=2"]
         memory = [f"--redis-password={self._memory.password}"] if self._memory is not None else []
         return [*common, "--head", f"--port={GCS_PORT}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
                 "--include-dashboard=true", *memory]  # fmt: skip

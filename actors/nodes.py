@@ -18,7 +18,7 @@ class RayNodes:
     """`actors.maintenance.drain.Nodes` by what GCS knows."""
 
     async def going(self) -> Collection[str]:
-        """Nodes whose end somebody has announced: a person, the autoscaler, `orchestrator.cluster drain`."""
+        """Nodes whose end somebody has announced: Ray itself at SIGTERM, the autoscaler, a person."""
         return await asyncio.to_thread(draining_nodes)
 
     async def actors_on(self, nodes: Collection[str]) -> list[str]:

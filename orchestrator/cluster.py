@@ -2,8 +2,7 @@
 
 `python -m orchestrator.cluster environment` prints lines for a shell, and with `haproxy PATH` it writes the script that
 Serve runs in place of HAProxy. ray_cluster.yaml calls both on each node; the image of the orchestrator has the script,
-and deploy/kuberay.yaml the same variables, which a test compares. With `drain [SECONDS]` the node that it runs on gives
-up all that it has, and `node [--within SECONDS] COMMAND…` is the node, and does so when it is told to end.
+and deploy/kuberay.yaml the same variables, which a test compares.
 
 Beside what Ray has on one machine too (`orchestrator.serve`), traffic between nodes is encrypted and both sides show a
 certificate, and a node that is gone is found in time.
@@ -31,13 +30,6 @@ NODE_LOSS: Final[Mapping[str, str]] = {
 """A node that answers nothing is dead after three checks, each at most 2 s after the last and waited for 3 s: 15 s.
 That leaves as much again to start its actors elsewhere, for half a minute in all. Ray's defaults (3 s, 10 s, 5 times)
 are 65 s. Shorter ones end nodes that are only busy. The head reads them."""
-
-
-DRAIN_S: Final = 30.0
-USAGE: Final = (
-    "usage: python -m orchestrator.cluster environment | haproxy PATH | drain [SECONDS] | "
-    "node [--within SECONDS] COMMAND..."
-)
 
 
 def environment(folder: Path = FOLDER) -> dict[str, str]:
@@ -69,25 +61,7 @@ def write_haproxy(path: Path) -> None:
     write_wrapper(path, binary, (STATISTICS_PORT, METRICS_PORT)).chmod(0o755)
 
 
-def drain(within_s: float) -> str | None:
-    """Have this node give up its actors and replicas, before it ends. None, or what was wrong."""
-    from orchestrator import draining  # ray, which reads its environment as it is imported
-
-    try:
-        given_up = draining.drain(within_s, lambda line: print(line, flush=True))  # noqa: T201 - for whoever ends it
-    except (ConnectionError, RuntimeError) as error:
-        return f"This node cannot be drained: {error}"
-    return None if given_up else f"Something is on this node still, {within_s:g} s later."
-
-
-def node(command: Sequence[str], within_s: float) -> int:
-    """Run the command that is a node, and drain it before its end."""
-    from orchestrator import draining
-
-    return draining.run(command, within_s)
-
-
-def main(arguments: Sequence[str]) -> str | int | None:
+def main(arguments: Sequence[str]) -> str | None:
     """None, or what was wrong."""
     match list(arguments):
         case ["environment"]:
@@ -95,21 +69,9 @@ def main(arguments: Sequence[str]) -> str | int | None:
                 print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - for a shell
         case ["haproxy", path]:
             write_haproxy(Path(path))
-        case ["drain"]:
-            return drain(DRAIN_S)
-        case ["drain", seconds] if _is_seconds(seconds):
-            return drain(float(seconds))
-        case ["node", "--within", seconds, program, *more] if _is_seconds(seconds):
-            return node([program, *more], float(seconds))
-        case ["node", program, *more] if not program.startswith("-"):
-            return node([program, *more], DRAIN_S)
         case _:
-            return USAGE
+            return "usage: python -m orchestrator.cluster environment | haproxy PATH"
     return None
-
-
-def _is_seconds(text: str) -> bool:
-    return text.isdecimal() and int(text) > 0
 
 
 if __name__ == "__main__":

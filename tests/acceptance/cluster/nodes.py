@@ -30,8 +30,6 @@ from tests.stand_ins import postgres, valkey
 from tests.stand_ins.receiver import Receiver
 
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
-DRAINED: Final = (sys.executable, "-m", "orchestrator.cluster", "node", "--within", "60")
-"""Before a command that is a node: on SIGTERM the node gives up what it has, before the command ends."""
 GCS_PORT: Final = 6379
 DASHBOARD_PORT: Final = 8265
 FRONT_PORT: Final = 8787
@@ -225,6 +223,7 @@ class Cluster:
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "h/server-state"),
             "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "h/log"),
             **clocks.environment(folder),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "90",
             "RAY_prestart_worker_first_driver": "0",  # eight processes on each node, for nobody
             "RAY_enable_worker_prestart": "0",
             **({"RAY_REDIS_ADDRESS": self._memory.address} if self._memory is not None else {}),
@@ -237,7 +236,7 @@ class Cluster:
             *(f"--{what}-port={AGENTS_PORT + n}" for n, what in enumerate(AGENTS)),
         ]  # fmt: skip
         if number != HEAD:
-            return [*DRAINED, *common, f"--address={self._gcs}", "--num-cpus=2"]
+            return [*common, f"--address={self._gcs}", "--num-cpus=2"]
         memory = [f"--redis-password={self._memory.password}"] if self._memory is not None else []
         return [*common, "--head", f"--port={GCS_PORT}", "--num-cpus=0", "--dashboard-host=127.0.0.1",
                 "--include-dashboard=true", *memory]  # fmt: skip

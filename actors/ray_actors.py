@@ -32,6 +32,7 @@ OPTIONS: Final[dict[str, Any]] = {
     "num_cpus": 0,
     "get_if_exists": True,
     "max_concurrency": 1000,
+    "scheduling_strategy": "SPREAD",  # over the nodes of a cluster: what asks for no core would be anywhere
 }
 
 
@@ -187,6 +188,7 @@ class FleetActor(Shell):
             run_dir=self.settings.run_dir,
             log_dir=self.settings.log_dir,
             workers=self.settings.max_machines,
+            cluster=self.settings.arke_cluster,
             fly=assembly.fly_options(self.settings),
         )
         fleet = assembly.fleet(self.settings, opened, way, Clock(), provider)

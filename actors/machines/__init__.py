@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def open_provider(
-    name: str, *, run_dir: Path, log_dir: Path, workers: int, fly: "FlyOptions | None" = None
+    name: str, *, run_dir: Path, log_dir: Path, workers: int, cluster: bool = False, fly: "FlyOptions | None" = None
 ) -> Provider:  # fmt: skip
     """The provider that MACHINE_PROVIDER names.
 
-    `run_dir` holds the register of processes, `log_dir` their output; `workers` is the number of warm actors; `fly` is
-    what Fly.io's provider is told.
+    `run_dir` holds the register of processes, `log_dir` their output; `workers` is the number of warm actors,
+    `cluster` whether they are on several nodes; `fly` is what Fly.io's provider is told.
     """
     if name == "subprocess":
         from actors.machines.subprocess import SubprocessMachines
@@ -24,7 +24,7 @@ def open_provider(
     if name == "ray":
         from actors.machines.ray_workers import RayMachines
 
-        return RayMachines(workers, log_dir=log_dir)
+        return RayMachines(workers, cores=1 if cluster else 0, log_dir=log_dir)
     if name == "external":
         from actors.machines.external import ExternalMachines
 

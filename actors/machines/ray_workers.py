@@ -99,9 +99,12 @@ class RayMachines:
 
     name = "ray"
 
-    def __init__(self, workers: int, *, log_dir: Path | None = None, grace_s: float = GRACE_S,
+    def __init__(self, workers: int, *, cores: int = 0, log_dir: Path | None = None, grace_s: float = GRACE_S,
                  answer_s: float = ANSWER_S, worker_class: type = WarmWorker):  # fmt: skip
-        """`answer_s`: how long an actor may take to answer, beyond the `grace_s` that a machine has to stop."""
+        """`cores`: what each actor asks Ray for. On one machine nothing, since nothing else asks; in a cluster one, so
+        that they are on nodes that have cores, all of them, and Ray's autoscaler adds nodes for those that have none.
+        `answer_s`: how long an actor may take to answer, beyond the `grace_s` that a machine has to stop."""
+        self._cores = cores
         self._log_dir = log_dir
         self.capacity = workers
         self._grace_s = grace_s
@@ -220,7 +223,7 @@ class RayMachines:
     def _make(self, i: int) -> Any:
         return self._class.options(
             name=f"machine:{i}", namespace=NAMESPACE, lifetime="detached", get_if_exists=True,
-            max_restarts=-1, num_cpus=0, max_concurrency=2,
+            max_restarts=-1, num_cpus=self._cores, scheduling_strategy="SPREAD", max_concurrency=2,
         ).remote(self._log_dir)  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from actors.settings import Settings
+from orchestrator.serve import role_of
 from tests.acceptance.fake_cluster import FakeCluster, freeze, running
 from tests.acceptance.service import eventually
 
@@ -41,8 +42,23 @@ def test_a_cluster_comes_up_serves_and_outlives_a_node(tiff: bytes) -> None:
             _tell("the service", begun)
             _create(cluster, http, "before", tiff)
             _until_converted(cluster, http, "before")
+            eventually(lambda: _is_spread(cluster), "workers and replicas on both converters", 60)
             _lose_a_node(cluster, http, tiff)
             _tell("all of it", begun)
+
+
+def _is_spread(cluster: FakeCluster) -> bool:
+    """Whether each converter has a warm worker and a replica of the front, and no actor listens at a path."""
+    wanted = ("WarmWorker", "ServeReplica:arke:front")
+    listening = {path.name for path in _settings(cluster).run_dir.glob("*.sock")}
+    everywhere = all(
+        any(role.startswith(one) for role in roles) for roles in _roles(cluster).values() for one in wanted
+    )
+    return everywhere and listening == {"store.sock"}
+
+
+def _roles(cluster: FakeCluster) -> dict[str, list[str]]:
+    return {node: [role_of(each) for each in found] for node, found in cluster.of_type("converter").items()}
 
 
 def _lose_a_node(cluster: FakeCluster, http: httpx.Client, tiff: bytes) -> None:
@@ -52,16 +68,35 @@ def _lose_a_node(cluster: FakeCluster, http: httpx.Client, tiff: bytes) -> None:
     frozen = freeze(nodes, node)
     try:
         eventually(lambda: cluster.heard > begun and node not in cluster.alive(), "the node is lost", 60)
-        lost_s = time.monotonic() - begun
+        assert time.monotonic() - begun < LOST_WITHIN_S
         _tell("a node that answers nothing is lost", begun)
         _create(cluster, http, "after", tiff)
+        _until_converted(cluster, http, "after")
+        _tell("a batch is converted without it", begun)
+        _wake(frozen)
+        _create(cluster, http, "woken", tiff)
+        _until_converted(cluster, http, "woken")
     finally:
-        for process in frozen:  # it does not come back
+        for process in frozen:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-    _until_converted(cluster, http, "after")
-    _tell("a batch is converted without it", begun)
-    assert lost_s < LOST_WITHIN_S
+
+
+def _wake(frozen: list[psutil.Process]) -> None:
+    """The node goes on, and is told that it is dead: its actors, which have successors by now, end by themselves."""
+    begun = time.monotonic()
+    for process in frozen:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+    eventually(lambda: not any(_lives(process) for process in frozen), "the processes of the woken node end", 60)
+    _tell("the processes of a node that wakes have ended", begun)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _tell(what: str, begun: float) -> None:
@@ -90,8 +125,12 @@ def _create(cluster: FakeCluster, http: httpx.Client, name: str, tiff: bytes) ->
     assert created["batch_id"] == name
 
 
+def _settings(cluster: FakeCluster) -> Settings:
+    return Settings.load({}, data_dir=cluster.folder / "data")
+
+
 def _bucket(cluster: FakeCluster) -> Path:
-    settings = Settings.load({}, data_dir=cluster.folder / "data")
+    settings = _settings(cluster)
     return settings.objects_dir / settings.r2_bucket
 
 

@@ -10,8 +10,8 @@ from ray.exceptions import RayError
 
 NAMESPACE: Final = "arke"
 ASKED_WITHIN_S: Final = 3.0
-PARTS: Final = ("store", "fleet", "maintenance", "batch", "batches", "exports", "archives")
-"""What the names of the engine's actors begin with, up to a colon."""
+PARTS: Final = ("store", "fleet", "maintenance", "batch", "batches", "exports", "archives", "machine")
+"""What the names of the engine's actors begin with, up to a colon; `machine` are the warm workers."""
 
 
 class RayNodes:

@@ -403,8 +403,11 @@ class Front:
 def _bind_replicas_to_loopback() -> None:
     """Have the server between deployments listen on 127.0.0.1: it unpickles what it is sent.
 
-    Serve opens it on all interfaces, after the constructor of the deployment has run, and has no setting.
+    Serve opens it on all interfaces, after the constructor of the deployment has run, and has no setting. In a cluster
+    other nodes use it, and it asks for a certificate.
     """
+    if os.environ.get("RAY_USE_TLS") == "1":
+        return
     replica: Any = importlib.import_module("ray.serve._private.replica")
     original = replica.add_port_to_grpc_server
     if getattr(original, "on_loopback", False):

@@ -7,6 +7,7 @@ machine runs where is asked of the actors; nobody else remembers it.
 
 import asyncio
 import importlib
+import os
 import threading
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -44,13 +45,14 @@ class WarmWorker:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._code: int | None = None
+        self._leaving = False
 
     def start(self, name: str, env: dict[str, str]) -> bool:
         """Run this machine. True also when it is the one that runs or ran here; False when another one runs."""
         with self._lock:
             if self._name == name:
                 return True
-            if self._alive():
+            if self._alive() or self._leaving:
                 return False
             self._name, self._code, self._stop = name, None, threading.Event()
             self._thread = threading.Thread(target=self._run, args=(env, self._stop), name=name, daemon=True)
@@ -77,6 +79,21 @@ class WarmWorker:
             if self._name == name:
                 self._name, self._thread, self._code = None, None, None
         return True
+
+    def leave(self) -> None:
+        """Have this process end, for Ray to make it again elsewhere: its node is about to go. First the machine gives
+        back what it has. Asking again changes nothing."""
+        with self._lock:
+            if not self._leaving:
+                self._leaving = True
+                threading.Thread(target=self._leave, daemon=True).start()
+
+    def _leave(self) -> None:
+        with self._lock:
+            name = self._name
+        if name is not None:
+            self.stop(name, GRACE_S)
+        os._exit(1)
 
     def _alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

@@ -273,6 +273,30 @@ async def test_ray_ends_the_process_of_a_machine_that_does_not_stop(ray_runs: An
         end_actors(ray_runs)
 
 
+async def test_a_ray_worker_leaves_a_node_that_goes(ray_runs: Any) -> None:
+    """Its machine stops in order, its process ends, and Ray makes it again, which has no machine."""
+    from actors.machines.ray_workers import RayMachines, WarmWorker
+
+    class StandIn(WarmWorker):
+        loop = FakeLoop
+
+    provider = RayMachines(1, worker_class=StandIn)
+    try:
+        await provider.spawn(spec("tiff-a-1"))
+        before = actor_pid(ray_runs, 0)
+        await (await provider._handle(0)).leave.remote()
+
+        async def is_another() -> bool:
+            try:
+                return await provider.list() == [] and actor_pid(ray_runs, 0) != before
+            except ProviderUnavailable:
+                return False
+
+        await until(is_another, 30)
+    finally:
+        end_actors(ray_runs)
+
+
 @pytest.mark.parametrize("heir", [False, True])
 async def test_a_ray_worker_that_hangs_stops_no_other(ray_runs: Any, heir: bool) -> None:
     """Its process is stopped in the middle: its machine counts as running, others are made, listed and ended. To

@@ -48,6 +48,6 @@ async def test_where_no_node_goes_nobody_is_looked_for() -> None:
 
 
 def test_the_engine_s_actors_are_known_by_their_names() -> None:
-    assert set(PARTS) == set(SHELLS)
+    assert set(PARTS) == {*SHELLS, "machine"}
     assert all(is_engine_actor(name) for name in ("fleet", "batch:x:y", "batches:0"))
     assert not any(is_engine_actor(name) for name in ("SERVE_REPLICA::arke#front#x", "batchwise", ""))

@@ -275,6 +275,8 @@ async def test_ray_ends_the_process_of_a_machine_that_does_not_stop(ray_runs: An
 
 async def test_a_ray_worker_leaves_a_node_that_goes(ray_runs: Any) -> None:
     """Its machine stops in order, its process ends, and Ray makes it again, which has no machine."""
+    from ray.exceptions import RayError
+
     from actors.machines.ray_workers import RayMachines, WarmWorker
 
     class StandIn(WarmWorker):
@@ -284,7 +286,8 @@ async def test_a_ray_worker_leaves_a_node_that_goes(ray_runs: Any) -> None:
     try:
         await provider.spawn(spec("tiff-a-1"))
         before = actor_pid(ray_runs, 0)
-        await (await provider._handle(0)).leave.remote()
+        with contextlib.suppress(RayError):  # it may end before its answer is sent
+            await (await provider._handle(0)).leave.remote()
 
         async def is_another() -> bool:
             try:

@@ -641,11 +641,19 @@ async def leave_when_displaced(is_in_place: Callable[[], bool], leave: Callable[
     """Leave once nobody comes here any more who asks for this actor. If it is the one that should be asked, Ray starts
     it again; if another one has its name, nothing is lost.
 
-    For sockets in a folder. In a cluster nobody takes an actor's address from it: who asks has the address from Ray,
-    which tells the one that it has started last, and Ray ends the processes of a node that it has taken for dead."""
+    For sockets in a folder: in a cluster nobody can take an actor's address from it (`leave_when_node_is_lost`)."""
     while is_in_place():  # noqa: ASYNC110  (a file, which sends no event)
         await asyncio.sleep(PLACE_LOOK_S)
     telemetry.warning("arke.place_taken")
+    leave()
+
+
+async def leave_when_node_is_lost(is_known: Callable[[], bool], leave: Callable[[], None]) -> None:
+    """Leave when Ray has taken this node for dead, and started its actors elsewhere: it was suspended, or cut off. Who
+    remembers this address would still come here. `is_known` may block."""
+    while await asyncio.to_thread(is_known):  # noqa: ASYNC110  (as above)
+        await asyncio.sleep(PLACE_LOOK_S)
+    telemetry.warning("arke.node_lost")
     leave()
 
 

@@ -122,6 +122,8 @@ class Shell:
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         listening = await network.listen(host, self.name, handler)
         self._server, self._address = listening, listening.address
+        watching = assembly.leave_when_node_is_lost(_node_is_known, lambda: os._exit(1))
+        self._place = asyncio.get_running_loop().create_task(watching)
 
     async def _listen_here(self, handler: Any) -> None:
         listening = await wire.serve(wire.socket_path(self.settings.run_dir, self.name), handler)
@@ -208,6 +210,16 @@ class MaintenanceActor(Shell):
             duties.append(assembly.draining(RayNodes(), self.name))
         self._rounds = [asyncio.get_running_loop().create_task(assembly.rounds(duty)) for duty in duties]
         await self._listen(_nothing)
+
+
+def _node_is_known() -> bool:
+    """Whether Ray takes this node for alive. True where it cannot be asked: its head may be starting again."""
+    own = ray.get_runtime_context().get_node_id()
+    try:
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    except Exception:  # noqa: BLE001 - whatever Ray says of a head that is away
+        return True
+    return not nodes or any(node["NodeID"] == own and node["Alive"] for node in nodes)
 
 
 async def _end_with(event: asyncio.Event) -> None:

@@ -368,6 +368,14 @@ async def test_who_is_not_in_place_any_more_leaves(monkeypatch: pytest.MonkeyPat
     assert left == [1]
 
 
+async def test_who_is_on_a_lost_node_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in a cluster, where Ray is asked, which may take its time."""
+    monkeypatch.setattr(assembly, "PLACE_LOOK_S", 0.0)
+    looks, left = iter([True, True, False]), []
+    await assembly.leave_when_node_is_lost(lambda: next(looks), lambda: left.append(1))
+    assert left == [1]
+
+
 async def test_a_client_tells_that_its_connection_has_ended(at: Transport) -> None:
     """Whoever keeps clients by name learns that an actor has gone, without calling it."""
     ended = asyncio.Event()

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import psutil
 import psycopg
 
-from tests.acceptance.cluster import clocks, disks
+from tests.acceptance.cluster import audit, clocks, disks
 from tests.acceptance.cluster.load import Load
 from tests.acceptance.cluster.machine import Node
 from tests.acceptance.cluster.nodes import Cluster
@@ -22,6 +22,9 @@ from tests.acceptance.service import eventually
 
 BACK_S: Final = 120.0
 HOUR_S: Final = 3600
+MOVED_S: Final = 600
+"""No clock is that wrong by itself."""
+AGAIN_S: Final = 8.0
 LOOK_S: Final = 2.5 * clocks.LOOK_S
 """After this every process has seen what the time is now."""
 ENGINE: Final = ("HostActor", "FleetActor", "MaintenanceActor")
@@ -172,9 +175,10 @@ def _clock(seconds: int) -> Fault:
         victim = busiest(scene.cluster)
         assert clocks.can_be_moved(victim.place.processes(), OF_SERVICE)
         clocks.move(victim.folder, seconds)
-        _pause(LOOK_S)
-        _kill([victim], *OF_SERVICE)
         try:
+            _pause(LOOK_S)
+            _kill([victim], *OF_SERVICE)
+            eventually(_until_written_there(scene, victim), "a batch is written by the clock that was moved", BACK_S)
             yield
         finally:
             clocks.move(victim.folder, 0)
@@ -182,6 +186,24 @@ def _clock(seconds: int) -> Fault:
         _kill([victim], *OF_SERVICE)
 
     return happens
+
+
+def _until_written_there(scene: Scene, node: Node) -> Callable[[], bool]:
+    """Whether a batch was written by a clock that is wrong. While it was not, actors of batches are killed now and then
+    that are elsewhere: Ray starts them on one node or another."""
+    url = scene.cluster.database.url
+    before, killed_at = audit.by_other_clocks(url, MOVED_S), time.monotonic()
+
+    def is_written() -> bool:
+        nonlocal killed_at
+        if audit.by_other_clocks(url, MOVED_S) > before:
+            return True
+        if time.monotonic() > killed_at + AGAIN_S:
+            _kill([other for other in scene.cluster.nodes if other is not node], "HostActor")
+            killed_at = time.monotonic()
+        return False
+
+    return is_written
 
 
 FAULTS: Final[Mapping[str, Fault]] = {

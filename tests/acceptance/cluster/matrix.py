@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 
 from tests.acceptance.cluster import audit, checker
-from tests.acceptance.cluster.faults import Fault, Scene
+from tests.acceptance.cluster.faults import MOVED_S, Fault, Scene
 from tests.acceptance.cluster.load import Standing
 from tests.acceptance.service import eventually
 
@@ -60,7 +60,7 @@ def until_checked(scene: Scene, within_s: float = PATIENCE_S) -> checker.Evidenc
 
 def tell(scene: Scene, found: checker.Evidence) -> None:
     """How much was checked."""
-    moved = audit.by_other_clocks(scene.cluster.database.url, 600)
+    moved = audit.by_other_clocks(scene.cluster.database.url, MOVED_S)
     epochs = max(one.epoch for one in found.owners)
     sys.stdout.write(
         f"{len(found.created)} batches of {len(found.tasks)} tasks; {scene.load.refused} creations were refused first; "

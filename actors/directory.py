@@ -95,7 +95,7 @@ class Directory:
         if running is None:
             running = asyncio.get_running_loop().create_task(self._ensure_once(actor))
             self._ensuring[actor] = running
-            running.add_done_callback(lambda _: self._ensuring.pop(actor, None))
+            running.add_done_callback(lambda ended: self._ensured(actor, ended))
         await asyncio.shield(running)
 
     async def _place(self, job_id: str) -> str:
@@ -156,6 +156,11 @@ class Directory:
         except Unavailable:
             self._lines.doubt(actor)  # one that was overtaken may say so for ever: is it still the one?
             raise
+
+    def _ensured(self, actor: str, ended: "asyncio.Task[None]") -> None:
+        self._ensuring.pop(actor, None)
+        if not ended.cancelled():
+            ended.exception()  # whoever still waits is told; perhaps nobody does
 
     async def _ensure_once(self, actor: str) -> None:
         try:

@@ -24,8 +24,23 @@ mkdir -p "$folder"
 openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=arke-node \
     -keyout "$folder/tls.key" -out "$folder/tls.csr" 2>/dev/null
 printf 'subjectAltName=%s\nextendedKeyUsage=serverAuth,clientAuth\n' "$names" > "$folder/tls.ext"
-# The serial number is drawn: nodes that start together share no file to count in.
-openssl x509 -req -in "$folder/tls.csr" -CA "$authority/ca.crt" -CAkey "$authority/ca.key" \
-    -set_serial "0x$(openssl rand -hex 16)" -days 365 -extfile "$folder/tls.ext" -out "$folder/tls.crt" 2>/dev/null
+# Valid since yesterday: a node whose clock is an hour behind could talk to nobody else. The serial number is drawn: nodes
+# that start together share no file to count in.
+: > "$folder/index.txt"
+cat > "$folder/ca.conf" <<END
+[ca]
+default_ca = once
+[once]
+database = $folder/index.txt
+new_certs_dir = $folder
+default_md = sha256
+rand_serial = yes
+policy = any
+[any]
+commonName = supplied
+END
+openssl ca -batch -notext -config "$folder/ca.conf" -cert "$authority/ca.crt" -keyfile "$authority/ca.key" \
+    -in "$folder/tls.csr" -extfile "$folder/tls.ext" -startdate "$(date -u -d '1 day ago' +%Y%m%d%H%M%SZ)" -days 365 \
+    -out "$folder/tls.crt" 2>/dev/null
 cp "$authority/ca.crt" "$folder/ca.crt"
-rm "$folder/tls.csr" "$folder/tls.ext"
+rm -f "$folder/tls.csr" "$folder/tls.ext" "$folder/ca.conf" "$folder"/index.txt* "$folder"/*.pem

@@ -105,6 +105,17 @@ def completions(url: str) -> list[Completion]:
     return [Completion(*row) for row in _rows(url, f"SELECT {columns} FROM audit.completions ORDER BY n")]
 
 
+def standing_still(url: str, job: str) -> list[str]:
+    """For people: a job's row and those of its tasks that are not over, with times in ms from now."""
+    ago = "- (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    of_task = f"task_id, status, attempt, machine, claim, assigned_at {ago}, deadline_at {ago}, not_before {ago}"
+    questions = (
+        f"SELECT state, placement, epoch, seq, alarm_at {ago}, updated_at {ago} FROM jobs WHERE id = '{job}'",
+        f"SELECT {of_task} FROM tasks WHERE job_id = '{job}' AND status NOT IN ('completed', 'failed') LIMIT 20",
+    )
+    return [" ".join(map(str, row)) for question in questions for row in _rows(url, question)]
+
+
 def jobs(url: str) -> list[Job]:
     """All."""
     columns = "id, state, tasks_total, tasks_completed, tasks_failed, tasks_in_flight, delivery, error"

@@ -44,7 +44,8 @@ def until_all_go_on(scene: Scene, before: Mapping[str, Standing], begun: float) 
     try:
         eventually(go_on, "all goes on", PATIENCE_S)
     except AssertionError as error:
-        raise AssertionError(f"{error}; still where they were: {waited_for}") from error
+        rows = [line for job in waited_for for line in audit.standing_still(scene.cluster.database.url, job)]
+        raise AssertionError("\n".join([f"{error}; still where they were: {waited_for}", *rows])) from error
 
 
 def until_checked(scene: Scene, within_s: float = PATIENCE_S) -> checker.Evidence:

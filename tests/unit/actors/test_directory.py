@@ -1,6 +1,7 @@
 """The way to the actors: real sockets in one process, actors that come, go and hang."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,6 +132,26 @@ async def test_an_actor_that_cannot_be_started_in_time_is_not_waited_for(
     async with asyncio.timeout(5):
         with pytest.raises(Unavailable):
             await way_of(actors, Store(running("b"))).call("b", {"op": "activate"})
+
+
+async def test_what_nobody_waits_for_any_more_may_fail(actors: Actors) -> None:
+    """An actor that cannot be started, when who asked has gone: that is no error of the loop, which would be logged."""
+    failed, told = asyncio.Event(), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def ensure(_: str) -> None:
+        await failed.wait()
+        raise Unavailable
+
+    way = Directory(
+        store=Store(), run_dir=actors.run_dir, ensure=ensure, max_active=1, small_tasks=1, hosts=1  # type: ignore[arg-type]
+    )  # fmt: skip
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(way.ensure("batch:b"), 0.01)
+    failed.set()
+    await turns()
+    gc.collect()
+    assert told == []
 
 
 async def test_nothing_is_kept_of_actors_that_have_left(actors: Actors) -> None:

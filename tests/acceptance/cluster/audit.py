@@ -16,7 +16,7 @@ CREATE TABLE audit.completions
 
 CREATE FUNCTION audit.job_written() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO audit.owners (owner, epoch, seq, tx, by_ms) VALUES ('job ' || NEW.id, NEW.epoch, NEW.seq,
-        txid_current(), NEW.updated_at - 1000 * extract(epoch FROM clock_timestamp()));
+        txid_current(), LEAST(NEW.updated_at, NEW.alarm_at) - 1000 * extract(epoch FROM clock_timestamp()));
     RETURN NULL;
 END $$;
 CREATE TRIGGER audited AFTER UPDATE ON jobs FOR EACH ROW
@@ -94,7 +94,8 @@ def owners(url: str) -> list[Owned]:
 
 def by_other_clocks(url: str, most_s: int) -> int:
     """How many commits were written by somebody whose clock was more than that wrong."""
-    # A job that is activated keeps its time of writing: only what is written then has the clock of who writes it.
+    # A job that is activated keeps its times: only what is written then has the clock of who writes it. The time of the
+    # last write never goes back, the alarm does.
     question = f"SELECT count(*) FROM audit.owners WHERE seq > 0 AND abs(by_ms) > {most_s * 1000}"
     return int(_rows(url, question)[0][0])
 

@@ -111,7 +111,7 @@ def standing_still(url: str, job: str) -> list[str]:
     ago = "- (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
     of_task = f"task_id, status, attempt, machine, claim, assigned_at {ago}, deadline_at {ago}, not_before {ago}"
     questions = (
-        f"SELECT state, placement, epoch, seq, alarm_at {ago}, updated_at {ago} FROM jobs WHERE id = '{job}'",
+        f"SELECT state, delivery, placement, epoch, seq, alarm_at {ago}, updated_at {ago} FROM jobs WHERE id = '{job}'",
         f"SELECT {of_task} FROM tasks WHERE job_id = '{job}' AND status NOT IN ('completed', 'failed') LIMIT 20",
     )
     return [" ".join(map(str, row)) for question in questions for row in _rows(url, question)]

@@ -10,10 +10,12 @@ from typing import Any, Final, NamedTuple
 import httpx
 import psycopg
 
+from tests.acceptance.cluster import audit
 from tests.acceptance.cluster.nodes import Cluster
 from tests.acceptance.service import Hands, eventually
 
 OVER: Final = "state IN ('done', 'failed', 'cancelled')"
+NOT_OVER: Final = f"SELECT id FROM jobs WHERE NOT ({OVER}) OR delivery IN ('none', 'pending')"
 AGAIN_S: Final = 0.2
 
 
@@ -64,14 +66,20 @@ class Load:
             return {job: Standing(over, completed) for job, over, completed in found}
 
     def until_over(self, within_s: float) -> None:
-        """Wait until everything has ended, and everybody was told."""
-        question = f"SELECT count(*) FROM jobs WHERE NOT ({OVER}) OR delivery IN ('none', 'pending')"
-        with psycopg.connect(self._cluster.database.url, autocommit=True) as database:
+        """Wait until everything has ended, and everybody was told. Else says what has not, row by row."""
+        url = self._cluster.database.url
+        with psycopg.connect(url, autocommit=True) as database:
+            open_: list[str] = []
 
             def is_over() -> bool:
-                return database.execute(question).fetchone() == (0,)  # type: ignore[call-overload]
+                open_[:] = [job for (job,) in database.execute(NOT_OVER)]  # type: ignore[call-overload]
+                return not open_
 
-            eventually(is_over, "every batch is over, and delivered", within_s)
+            try:
+                eventually(is_over, "every batch is over, and delivered", within_s)
+            except AssertionError as error:
+                rows = [f"{job}: {line}" for job in open_ for line in audit.standing_still(url, job)]
+                raise AssertionError("\n".join([str(error), *rows])) from error
 
     def _stream(self) -> None:
         for number in itertools.count():

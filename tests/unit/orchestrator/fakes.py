@@ -61,6 +61,10 @@ class FakeStore:
         self.asked.append({"status": status, "limit": limit, "cursor": cursor})
         return self.rows.get(job_id, [])[:limit], None
 
+    async def all_tasks(self, job_id: str, /) -> list[Task]:
+        """All of them."""
+        return list(self.rows.get(job_id, []))
+
 
 class FakeCatalog:
     """Rows in memory."""

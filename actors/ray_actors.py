@@ -206,7 +206,7 @@ class MaintenanceActor(Shell):
     async def _open(self) -> None:
         opened, way = self._connect()
         duties = assembly.duties(self.settings, opened, way, Clock())
-        if not isinstance(self.settings.store, Path):  # it may be one of several nodes
+        if self.settings.arke_cluster:
             duties.append(assembly.draining(RayNodes(), self.name))
         self._rounds = [asyncio.get_running_loop().create_task(assembly.rounds(duty)) for duty in duties]
         await self._listen(_nothing)

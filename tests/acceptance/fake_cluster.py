@@ -25,6 +25,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from orchestrator import cluster, processes, serve
 from tests.acceptance.service import ROOT, eventually
+from tests.stand_ins import authority
 
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
 WATCH: Final = """
@@ -56,16 +57,7 @@ class FakeCluster:
         self.environment = self._environment()
 
     def _make_secrets(self) -> None:
-        authority = self.folder / "ca"
-        authority.mkdir()
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-             "-nodes", "-days", "2", "-subj", "/CN=arke-cluster",
-             "-keyout", str(authority / "ca.key"), "-out", str(authority / "ca.crt")],
-            check=True, capture_output=True,
-        )  # fmt: skip
-        script = ROOT / "deploy/node_certificate.sh"
-        subprocess.run([str(script), str(authority), str(self.folder / "tls"), "127.0.0.1"], check=True)
+        authority.sign(authority.make(self.folder / "ca"), self.folder / "tls", "127.0.0.1")
         (self.folder / "ray_token").write_text(secrets.token_hex(32))
 
     def _environment(self) -> dict[str, str]:

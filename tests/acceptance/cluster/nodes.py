@@ -9,7 +9,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,7 +25,7 @@ from tests.acceptance.cluster import audit, clocks, disks, network
 from tests.acceptance.cluster.balancer import Balancer
 from tests.acceptance.cluster.machine import Node
 from tests.acceptance.service import HAND_KEY, ROOT, eventually, free_port
-from tests.stand_ins import postgres, valkey
+from tests.stand_ins import authority, postgres, valkey
 from tests.stand_ins.receiver import Receiver
 
 RAY: Final = (sys.executable, "-m", "ray.scripts.scripts")
@@ -76,7 +75,8 @@ class Cluster:
         self.settings = Settings.load(self.given)
         self.http = self.client()
         (folder / "ray_token").write_text(secrets.token_hex(32))
-        self._make_authority()
+        # As of yesterday: it was not made in the hour before a clock is wrong.
+        self._authority = authority.make(folder / "ca", clocks.of_yesterday())
         self._gcs = f"{places[0].address}:{GCS_PORT}"
         self.head, *self.workers = (self._node(number, place) for number, place in enumerate(places, HEAD))
         self._settle_nodes()
@@ -182,25 +182,10 @@ class Cluster:
 
     # ---- what a node is given
 
-    def _make_authority(self) -> None:
-        """As of yesterday: it was not made in the hour before a clock is wrong."""
-        authority = self.folder / "ca"
-        authority.mkdir()
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-             "-nodes", "-days", "2", "-subj", "/CN=arke-cluster",
-             "-keyout", str(authority / "ca.key"), "-out", str(authority / "ca.crt")],
-            check=True, capture_output=True, env={**os.environ, **clocks.of_yesterday()},
-        )  # fmt: skip
-
     def _node(self, number: int, place: network.Place) -> Node:
         folder = self.folder / f"n{number}"
         (folder / "h").mkdir(parents=True)
-        subprocess.run(
-            [str(ROOT / "deploy/node_certificate.sh"), str(self.folder / "ca"), str(folder / "tls"), place.address,
-             "127.0.0.1"],
-            check=True,
-        )  # fmt: skip
+        authority.sign(self._authority, folder / "tls", place.address, "127.0.0.1")
         cluster.write_haproxy(folder / "haproxy")
         return Node(place, folder)
 

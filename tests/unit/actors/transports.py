@@ -1,7 +1,6 @@
 """What the wire runs over: a unix socket, or TCP between nodes, plain or with certificates."""
 
 import asyncio
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -9,11 +8,11 @@ from typing import Final, Protocol
 from actors import wire
 from actors.network import Address, Network, TcpServer, Tls
 from orchestrator.serve import free_ports
+from tests.stand_ins import authority
 
 KINDS: Final = ("unix", "tcp", "tls")
 SECRET: Final = "a secret of sixteen characters"
 ACTOR: Final = "batch:a"
-SCRIPT: Final = Path(__file__).parents[3] / "deploy/node_certificate.sh"
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -97,12 +96,6 @@ def streams(talk: Talk) -> asyncio.StreamReaderProtocol:
 
 def certificates(folder: Path, *addresses: str) -> tuple[Path, Path, Path]:
     """An authority, and a certificate by it for these addresses: certificate, key, authority."""
-    authority, made = folder / "ca", folder / "tls"
-    authority.mkdir(parents=True)
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=ca", "-keyout", str(authority / "ca.key"), "-out", str(authority / "ca.crt")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    subprocess.run([str(SCRIPT), str(authority), str(made), *(addresses or ("127.0.0.1",))], check=True)
+    made = folder / "tls"
+    authority.sign(authority.make(folder / "ca"), made, *(addresses or ("127.0.0.1",)))
     return made / "tls.crt", made / "tls.key", made / "ca.crt"
